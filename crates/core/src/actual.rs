@@ -1,0 +1,110 @@
+//! The kernel's side of a comparison, as `cgroupfs::observe` found it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ControllerSet, GroupPath};
+
+/// What percentages and rounding refer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Total memory, bytes.
+    pub memory: u64,
+    /// CPUs online.
+    pub cpus: u64,
+    /// Page size, bytes: v1 rounds memory limits down to it.
+    pub page: u64,
+}
+
+/// A kernel's cgroup interface version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V1,
+    V2,
+}
+
+/// Everything that planning needs to know about the node.
+#[derive(Debug, Clone)]
+pub struct Actual {
+    pub machine: Machine,
+    pub hierarchies: Vec<Hierarchy>,
+}
+
+/// One mounted hierarchy, seen from the managed parent downwards.
+#[derive(Debug, Clone)]
+pub struct Hierarchy {
+    /// Its controllers as mounted: `cpu,cpuacct`.
+    pub label: String,
+    pub version: Version,
+    pub controllers: ControllerSet,
+    /// The managed parent is this hierarchy's root.
+    pub at_root: bool,
+    /// The managed parent's directory exists.
+    pub present: bool,
+    /// Names of the knob files that groups here have.
+    pub files: BTreeSet<String>,
+    /// What a parent directory yet to be made would inherit: cpuset files of the nearest directory that exists.
+    pub above: BTreeMap<String, String>,
+    /// Every group below the parent, and the parent itself as `/` when present.
+    pub groups: BTreeMap<GroupPath, Group>,
+}
+
+/// One existing group.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// Whose it is.
+    pub mark: Marked,
+    /// Contents of the files that the plan may compare.
+    pub values: BTreeMap<String, String>,
+    /// The daemon itself runs here, or it holds kernel threads or others that may not move.
+    pub pinned: Option<&'static str>,
+    /// Frozen (v1 freezer): processes cannot be drained.
+    pub frozen: bool,
+}
+
+/// What the mark says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Marked {
+    /// No mark: made by someone else, or by hand.
+    #[default]
+    No,
+    /// Ours.
+    Ours(Mark),
+    /// Another instance's, or another parent's.
+    Foreign(String),
+}
+
+impl Group {
+    pub fn ours(&self) -> Option<&Mark> {
+        match &self.mark {
+            Marked::Ours(mark) => Some(mark),
+            _ => None,
+        }
+    }
+}
+
+/// The extended attribute `user.cgrove` of a group's directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Format of this mark.
+    pub format: u32,
+    pub instance: String,
+    /// The managed parent, absolute from the hierarchy's root.
+    pub parent: String,
+    /// The files that we set.
+    pub files: BTreeMap<String, Set>,
+}
+
+/// A file that we set: what for, and what the kernel made of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set {
+    /// What was written, for people and for comparison with the document.
+    pub want: String,
+    /// What the kernel said afterwards, where that differs (rounded, clamped).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+}
+
+/// The present mark format.
+pub const MARK_FORMAT: u32 = 1;

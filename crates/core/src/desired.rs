@@ -1,0 +1,65 @@
+//! The desired tree: what both document forms come to.
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+
+use crate::ids::{Controller, ControllerSet, GroupPath};
+use crate::knobs::Value;
+
+/// Which form a document had; decides the shape of usage replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// cgrouparch's: top-level keys are controllers.
+    ByController,
+    /// A group is written once.
+    ByGroup,
+}
+
+/// One desired group.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Group {
+    /// The controllers whose hierarchies hold it.
+    pub controllers: ControllerSet,
+    /// Typed knobs by their name in the document.
+    pub knobs: BTreeMap<&'static str, Value>,
+    /// Raw files: name and text, written as they are.
+    pub files: BTreeMap<String, String>,
+    /// Where its processes come from: paths and globs of pid files.
+    pub pid_files: Vec<String>,
+    /// Memory limits may go below what is in use.
+    pub allow_reclaim: bool,
+}
+
+/// A whole document's meaning.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Desired {
+    pub form: Form,
+    /// Every group in document order, parents before children; never the parent `/` itself.
+    pub groups: IndexMap<GroupPath, Group>,
+    /// The controllers whose hierarchies may be touched.
+    pub controllers: ControllerSet,
+    /// Usage is reported under these keys: the document's own, or v2 names.
+    pub usage_keys: Vec<(String, Controller)>,
+    /// The digest of the document whose groups may be removed freely.
+    pub allow_removals: Option<String>,
+    /// Names the document's exact text: 16 hex digits.
+    pub digest: String,
+    /// Things that were ignored, each with its JSON path.
+    pub warnings: Vec<String>,
+}
+
+impl Desired {
+    /// The groups that a hierarchy with `controllers` should have.
+    pub fn groups_in(&self, controllers: ControllerSet) -> impl Iterator<Item = (&GroupPath, &Group)> {
+        self.groups.iter().filter(move |(_, g)| g.controllers.intersects(controllers))
+    }
+
+    /// The paths that a bare name, or a path, means; document order.
+    pub fn lookup(&self, name: &str) -> Vec<&GroupPath> {
+        self.groups
+            .keys()
+            .filter(|p| if name.starts_with('/') { p.as_str() == name } else { p.name() == name })
+            .collect()
+    }
+}

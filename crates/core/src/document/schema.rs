@@ -1,0 +1,123 @@
+//! The JSON Schema of both forms, generated from the knob table.
+
+use serde_json::{Map, Value, json};
+
+use crate::ids::Controller;
+use crate::knobs::{KNOBS, Kind, Knob};
+
+/// Draft 2020-12. It is as strict as JSON Schema can be; duplicate keys and twin knobs are left to `cgrove check`.
+pub fn json_schema() -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "cgrove document",
+        "oneOf": [{"$ref": "#/$defs/by_group"}, {"$ref": "#/$defs/by_controller"}],
+        "$defs": {
+            "name": {
+                "type": "string", "pattern": "^[A-Za-z0-9_@:-][A-Za-z0-9_.@:-]{0,127}$",
+                "not": {"anyOf": [
+                    {"enum": ["tasks", "notify_on_release", "release_agent", "_tasks"]},
+                    {"pattern": format!("^(cgroup|{})\\.", controller_names().join("|"))},
+                ]},
+            },
+            "digest": {"type": "string", "pattern": "^[0-9a-fA-F]{16}$", "description": "digest of the document that this one replaces"},
+            "by_group": {
+                "type": "object", "required": ["groups"], "additionalProperties": false,
+                "properties": {
+                    "groups": {"$ref": "#/$defs/groups"},
+                    "controllers": {"type": "array", "items": {"enum": controller_names()}},
+                    "allow_removals": {"$ref": "#/$defs/digest"},
+                },
+            },
+            "groups": {"type": "object", "propertyNames": {"$ref": "#/$defs/name"}, "additionalProperties": {"$ref": "#/$defs/group"}},
+            "group": {
+                "type": "object", "additionalProperties": false,
+                "properties": {
+                    "knobs": {"type": "object", "additionalProperties": false, "properties": knobs(KNOBS.iter())},
+                    "files": {"type": "object", "additionalProperties": {"type": ["string", "number"]}},
+                    "pid_files": {"type": "array", "items": {"type": "string", "pattern": "^/"}},
+                    "allow_reclaim": {"type": "boolean"},
+                    "groups": {"$ref": "#/$defs/groups"},
+                },
+            },
+            "by_controller": {
+                "type": "object", "additionalProperties": false,
+                "properties": by_controller(),
+            },
+        },
+    })
+}
+
+fn controller_names() -> Vec<&'static str> {
+    let mut names: Vec<_> = Controller::ALL.iter().map(|c| c.name()).collect();
+    names.push(Controller::Io.v1_name());
+    names
+}
+
+fn by_controller() -> Map<String, Value> {
+    let mut out = Map::new();
+    for name in controller_names() {
+        let controller = Controller::parse(name);
+        let mut conf = knobs(KNOBS.iter().filter(|k| Some(k.controller) == controller));
+        for (short, long) in [("share", "cpu.shares"), ("weight", "blkio.weight")] {
+            if let Some(schema) = conf.get(long).cloned() {
+                conf.insert(short.into(), schema);
+            }
+        }
+        let mut node =
+            json!({"type": "object", "properties": {"conf": {"type": ["object", "null"], "properties": conf}}});
+        node["properties"]["sub_cgroup"] = json!({
+            "type": ["object", "null"], "propertyNames": {"$ref": "#/$defs/name"},
+            "additionalProperties": {"$ref": format!("#/$defs/by_controller/properties/{name}")},
+        });
+        out.insert(name.into(), node);
+    }
+    out.insert("allow_removals".into(), json!({"$ref": "#/$defs/digest"}));
+    out
+}
+
+fn knobs(rows: impl Iterator<Item = &'static Knob>) -> Map<String, Value> {
+    rows.map(|k| (k.name.to_owned(), knob(k))).collect()
+}
+
+fn knob(knob: &Knob) -> Value {
+    let integer = |min: i64, max: i64| {
+        vec![
+            json!({"type": "integer", "minimum": min, "maximum": max}),
+            json!({"type": "string", "pattern": "^\\s*-?[0-9]+\\s*$"}),
+        ]
+    };
+    let bytes = || {
+        vec![
+            json!({"type": "integer", "minimum": 0}),
+            json!({"type": "string", "pattern": "^\\s*([0-9]+[KMGTkmgt]?|max|-1|[0-9.]+\\s*%)\\s*$"}),
+        ]
+    };
+    let alternatives = match knob.kind {
+        Kind::Int { min, max } => integer(min, max),
+        Kind::IntOrMax { min, max } => [integer(min, max), vec![json!({"const": "max"})]].concat(),
+        Kind::Bytes => bytes(),
+        Kind::Bandwidth => vec![
+            json!({"type": "integer", "minimum": 1000}),
+            json!({"type": "string", "pattern": "^\\s*(max|[0-9]+|[0-9.]+\\s*%)(\\s+[0-9]+)?\\s*$"}),
+        ],
+        Kind::Quota => {
+            vec![json!({"type": "integer", "minimum": -1}), json!({"type": "string", "pattern": "^\\s*-?[0-9]+\\s*$"})]
+        }
+        Kind::Flag => vec![json!({"enum": [0, 1, "0", "1", false, true]})],
+        Kind::Ids => {
+            vec![json!({"type": "string", "pattern": "^[0-9, -]+$"}), json!({"type": "integer", "minimum": 0})]
+        }
+        Kind::State => vec![json!({"enum": ["FROZEN", "THAWED"]})],
+        Kind::Rates { .. } => vec![devices(json!({"anyOf": bytes()}))],
+        Kind::IoMax => {
+            let limit = json!({"anyOf": bytes()});
+            let limits = json!({"rbps": limit, "wbps": limit, "riops": limit, "wiops": limit});
+            vec![devices(json!({"type": "object", "additionalProperties": false, "properties": limits}))]
+        }
+    };
+    json!({"description": format!("{}; default {}", knob.about, knob.default), "anyOf": alternatives})
+}
+
+fn devices(value: Value) -> Value {
+    json!({"type": "object", "propertyNames": {"pattern": "^[0-9]+:[0-9]+$"}, "additionalProperties": value})
+}

@@ -1,0 +1,184 @@
+//! Desired tree back to a document, in either form, saying what the other form cannot say.
+
+use crate::desired::{Desired, Form, Group};
+use crate::ids::{Controller, GroupPath};
+use crate::json::Json;
+use crate::knobs::find;
+
+type Entries = Vec<(String, Json)>;
+
+/// The by-group form, and what changes its meaning on the way.
+pub fn to_by_group(desired: &Desired) -> (Json, Vec<String>) {
+    let mut changes = Vec::new();
+    let names = desired.controllers.iter().filter(|c| *c != Controller::Cpuacct);
+    let controllers = names.map(|c| Json::String(c.name().into())).collect();
+    if desired.form == Form::ByController {
+        for (path, group) in &desired.groups {
+            let missing: Vec<_> =
+                desired.controllers.iter().filter(|c| !group.controllers.contains(*c)).map(Controller::name).collect();
+            if !missing.is_empty() {
+                changes.push(format!("{path}: will also be made in {}", missing.join(", ")));
+            }
+        }
+        if desired.usage_keys.iter().any(|(key, _)| key == "blkio") {
+            changes.push("usage replies name blkio as io".into());
+        }
+    }
+    let groups = children(desired, &GroupPath::root(), &|path, group| by_group_entries(desired, path, group));
+    let mut top = vec![("controllers".into(), Json::Array(controllers)), ("groups".into(), Json::Object(groups))];
+    if let Some(digest) = &desired.allow_removals {
+        top.push(("allow_removals".into(), Json::String(digest.clone())));
+    }
+    (Json::Object(top), changes)
+}
+
+fn by_group_entries(desired: &Desired, path: &GroupPath, group: &Group) -> Json {
+    let mut entries: Entries = Vec::new();
+    let knobs: Entries = group
+        .knobs
+        .iter()
+        .filter_map(|(name, value)| Some(((*name).to_owned(), value.to_json(find(name)?.kind))))
+        .collect();
+    if !knobs.is_empty() {
+        entries.push(("knobs".into(), Json::Object(knobs)));
+    }
+    if !group.files.is_empty() {
+        let files = group.files.iter().map(|(name, text)| (name.clone(), Json::String(text.clone())));
+        entries.push(("files".into(), Json::Object(files.collect())));
+    }
+    if !group.pid_files.is_empty() {
+        entries.push(("pid_files".into(), Json::Array(group.pid_files.iter().cloned().map(Json::String).collect())));
+    }
+    if group.allow_reclaim {
+        entries.push(("allow_reclaim".into(), Json::Bool(true)));
+    }
+    let below = children(desired, path, &|path, group| by_group_entries(desired, path, group));
+    if !below.is_empty() {
+        entries.push(("groups".into(), Json::Object(below)));
+    }
+    Json::Object(entries)
+}
+
+/// cgrouparch's form, and what it cannot say.
+pub fn to_by_controller(desired: &Desired) -> (Json, Vec<String>) {
+    let mut changes = Vec::new();
+    for (path, group) in &desired.groups {
+        if !group.pid_files.is_empty() {
+            changes.push(format!("{path}: pid_files are left out; put them under [tasks.pid_files] in cgrove.toml"));
+        }
+        if !group.files.is_empty() {
+            changes.push(format!("{path}: files are left out; this form has typed knobs only"));
+        }
+        if group.allow_reclaim {
+            changes.push(format!("{path}: allow_reclaim is left out"));
+        }
+        let cpu = group.knobs.keys().filter(|k| find(k).is_some_and(|k| k.controller == Controller::Cpu));
+        let mut cpu = cpu.peekable();
+        if cpu.peek().is_some() && !cpu.any(|k| matches!(*k, "cpu.shares" | "cpu.weight" | "cpu.idle")) {
+            changes.push(format!("{path}: cpu.shares becomes 1024, which this form implies"));
+        }
+    }
+    let mut top: Entries = Vec::new();
+    for controller in desired.controllers.iter() {
+        let implied = controller == Controller::Cpuacct && desired.controllers.contains(Controller::Cpu);
+        if !implied {
+            let tree = children(desired, &GroupPath::root(), &|path, group| conf(desired, controller, path, group));
+            top.push((controller.v1_name().into(), Json::Object(vec![("sub_cgroup".into(), Json::Object(tree))])));
+        }
+    }
+    if let Some(digest) = &desired.allow_removals {
+        top.push(("allow_removals".into(), Json::String(digest.clone())));
+    }
+    (Json::Object(top), changes)
+}
+
+fn conf(desired: &Desired, controller: Controller, path: &GroupPath, group: &Group) -> Json {
+    let mut entries: Entries = Vec::new();
+    let knobs: Entries = group
+        .knobs
+        .iter()
+        .filter_map(|(name, value)| {
+            let knob = find(name).filter(|k| k.controller == controller)?;
+            let short = match *name {
+                "cpu.shares" => "share",
+                "blkio.weight" => "weight",
+                other => other,
+            };
+            Some((short.to_owned(), value.to_json(knob.kind)))
+        })
+        .collect();
+    if !knobs.is_empty() {
+        entries.push(("conf".into(), Json::Object(knobs)));
+    }
+    let below = children(desired, path, &|path, group| conf(desired, controller, path, group));
+    let below: Entries = below.into_iter().collect();
+    if !below.is_empty() {
+        entries.push(("sub_cgroup".into(), Json::Object(below)));
+    }
+    Json::Object(entries)
+}
+
+fn children(desired: &Desired, parent: &GroupPath, write: &dyn Fn(&GroupPath, &Group) -> Json) -> Entries {
+    desired
+        .groups
+        .iter()
+        .filter(|(path, _)| path.up().as_ref() == Some(parent))
+        .map(|(path, group)| (path.name().to_owned(), write(path, group)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::document::parse;
+
+    fn text(json: &Json) -> String {
+        serde_json::to_string_pretty(json).unwrap()
+    }
+
+    const RICH: &str = r#"{"controllers": ["cpu", "cpuset", "memory", "io", "pids", "freezer"], "groups": {
+        "b": {"knobs": {"cpu.weight": 800, "cpu.max": "50000 100000", "memory.max": "12.5%", "memory.low": "1G", "pids.max": "max",
+              "io.max": {"8:0": {"rbps": 104857600, "wiops": "max"}}, "cpuset.cpus": "0-3,8", "freezer.state": "FROZEN"},
+              "files": {"memory.high": "5"}, "pid_files": ["/run/x.pid"], "allow_reclaim": true,
+              "groups": {"c": {"knobs": {"cpu.idle": 1, "blkio.throttle.read_bps_device": {"8:0": "max"}}}}},
+        "a": {}}, "allow_removals": "0123456789abcdef"}"#;
+
+    #[test]
+    fn the_by_group_form_survives_writing() {
+        let desired = parse(RICH.as_bytes()).unwrap();
+        let (json, changes) = to_by_group(&desired);
+        assert!(changes.is_empty());
+        let again = parse(text(&json).as_bytes()).unwrap();
+        assert_eq!((again.groups, again.controllers), (desired.groups, desired.controllers));
+    }
+
+    #[test]
+    fn the_forms_convert_and_say_what_is_lost() {
+        let desired = parse(RICH.as_bytes()).unwrap();
+        let (json, changes) = to_by_controller(&desired);
+        assert_eq!(changes.len(), 3, "{changes:?}");
+        let again = parse(text(&json).as_bytes()).unwrap();
+        for (path, group) in &desired.groups {
+            assert_eq!(again.groups[path].knobs, group.knobs, "{path}");
+        }
+        let legacy =
+            parse(br#"{"cpu": {"sub_cgroup": {"a": {"conf": {"share": 5}}}}, "blkio": {"sub_cgroup": {"b": {}}}}"#)
+                .unwrap();
+        let (json, changes) = to_by_group(&legacy);
+        assert_eq!(changes.len(), 3, "{changes:?}");
+        assert_eq!(parse(text(&json).as_bytes()).unwrap().groups[0].knobs, legacy.groups[0].knobs);
+    }
+
+    proptest! {
+        #[test]
+        fn legacy_documents_survive_there_and_back(shares in proptest::collection::vec(2i64..=262_144, 1..8)) {
+            let groups: Vec<_> = shares.iter().enumerate().map(|(i, s)| format!("\"g{i}\":{{\"conf\":{{\"share\":{s}}}}}")).collect();
+            let desired = parse(format!("{{\"cpu\":{{\"sub_cgroup\":{{{}}}}}}}", groups.join(",")).as_bytes()).unwrap();
+            let by_group = parse(text(&to_by_group(&desired).0).as_bytes()).unwrap();
+            let back = parse(text(&to_by_controller(&by_group).0).as_bytes()).unwrap();
+            prop_assert_eq!(back.groups, desired.groups);
+        }
+    }
+}

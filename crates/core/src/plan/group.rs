@@ -1,0 +1,313 @@
+//! One group of one hierarchy: create or adopt, write what differs, undo what is no longer wanted.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::diff::{Steps, knobs_of, record};
+use super::{Action, Op, Policy, Write};
+use crate::actual::{self, Hierarchy, Machine, Mark, Marked};
+use crate::desired;
+use crate::ids::{Controller, GroupPath};
+use crate::knobs::{IdSet, Unset, Want, find, parse_rates, resolve_v1};
+
+/// v1 cpusets start empty and accept no process until both are filled.
+pub(super) const INHERITED: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+/// What a mark says of a cpuset file that follows the parent.
+const FOLLOWS: &str = "=parent";
+
+/// The cpuset lists that each group will have in the end, for its children to follow.
+#[derive(Default)]
+pub(super) struct Parents(BTreeMap<(GroupPath, &'static str), IdSet>);
+
+pub(super) struct GroupPlan<'a> {
+    pub(super) hierarchy: &'a Hierarchy,
+    pub(super) machine: &'a Machine,
+    pub(super) policy: &'a Policy,
+    pub(super) path: &'a GroupPath,
+    pub(super) desired: &'a desired::Group,
+}
+
+/// A file's want, before it is compared.
+struct FilePlan {
+    file: String,
+    knob: String,
+    want: Want,
+    /// What the mark shall say; `None` takes the file off the mark.
+    record: Option<String>,
+    because: Option<String>,
+}
+
+impl GroupPlan<'_> {
+    pub(super) fn run(
+        &self,
+        parents: &mut Parents,
+        steps: &mut Steps,
+        note: &mut dyn FnMut(&GroupPath, Option<&str>, String),
+    ) {
+        let existing = self.hierarchy.groups.get(self.path);
+        let mark = existing.and_then(actual::Group::ours);
+        if existing.is_none() {
+            steps.creates.push(Action::new(self.hierarchy, self.path, Op::Create));
+        }
+        let mut forget = Vec::new();
+        let mut files = self.wanted(mark, &mut forget, note);
+        files.extend(self.inherited(&files, existing, parents));
+        for file in &files {
+            if let (Want::Ids(ids), Some(name)) = (&file.want, INHERITED.into_iter().find(|n| *n == file.file)) {
+                parents.0.insert((self.path.clone(), name), ids.clone());
+            }
+        }
+        let mut adopt = Vec::new();
+        let mut narrows = Vec::new();
+        for file in files {
+            let now = existing.map(|g| g.values.get(&file.file).map_or("", String::as_str));
+            if let Some(now) = now
+                && self.settled(&file, now, mark)
+            {
+                self.take_over(file, mark, &mut adopt, &mut forget);
+                continue;
+            }
+            self.write(file, existing, &mut steps.widens, &mut narrows);
+        }
+        keep_bandwidth_together(&mut steps.widens, &mut narrows, self.path);
+        sort_within_group(&mut steps.widens, self.path, false);
+        sort_within_group(&mut narrows, self.path, true);
+        let unmarked = existing.is_some_and(|g| g.mark == Marked::No);
+        let tuned =
+            !adopt.is_empty() || !narrows.is_empty() || steps.widens.last().is_some_and(|a| a.group == *self.path);
+        if (unmarked && tuned && !self.path.is_root()) || !adopt.is_empty() {
+            steps.creates.push(Action::new(self.hierarchy, self.path, Op::Adopt { files: adopt }));
+        }
+        for file in forget {
+            steps.widens.push(Action::new(self.hierarchy, self.path, Op::Forget { file }));
+        }
+        steps.narrows.push(narrows);
+    }
+
+    /// What the document wants here, and what has to be undone because it no longer does.
+    fn wanted(
+        &self,
+        mark: Option<&Mark>,
+        forget: &mut Vec<String>,
+        note: &mut dyn FnMut(&GroupPath, Option<&str>, String),
+    ) -> Vec<FilePlan> {
+        let has = |f: &str| self.hierarchy.files.contains(f);
+        let resolved = resolve_v1(&knobs_of(self.desired, self.hierarchy), self.machine, self.policy.conversion, &has);
+        for (knob, why) in resolved.unsupported {
+            note(self.path, Some(knob), format!("not expressible here: {why}"));
+        }
+        let mut files: Vec<FilePlan> = resolved
+            .files
+            .into_iter()
+            .map(|f| FilePlan {
+                record: Some(record(&f.want)),
+                file: f.file,
+                knob: f.knob.into(),
+                want: f.want,
+                because: f.conversion,
+            })
+            .collect();
+        for (name, text) in &self.desired.files {
+            let here = name
+                .split('.')
+                .next()
+                .and_then(Controller::parse)
+                .is_some_and(|c| self.hierarchy.controllers.contains(c));
+            if here && has(name) {
+                let want = Want::Text(text.trim().into());
+                files.push(FilePlan {
+                    file: name.clone(),
+                    knob: name.clone(),
+                    record: Some(record(&want)),
+                    want,
+                    because: Some("raw".into()),
+                });
+            } else if here {
+                note(self.path, Some(name), "this kernel has no such file".into());
+            }
+        }
+        for (file, set) in mark.map(|m| &m.files).into_iter().flatten() {
+            if let Some(plan) = files.iter_mut().find(|f| f.file == *file) {
+                // Devices that we had limited and the document no longer names.
+                if let Want::Rates(wanted) = &mut plan.want {
+                    for device in parse_rates(&set.want).into_keys() {
+                        wanted.entry(device).or_insert(None);
+                    }
+                }
+                continue;
+            }
+            if resolved.suppressed.contains(&file.as_str()) || (INHERITED.contains(&file.as_str())) {
+                continue;
+            }
+            match find(file).map_or(Unset::Stays, |k| k.unset).want(file, &set.want, self.parents_value(file)) {
+                Some(want) if has(file) => {
+                    let because = Some("no longer in the document: default".into());
+                    files.push(FilePlan { file: file.clone(), knob: file.clone(), want, record: None, because });
+                }
+                _ => forget.push(file.clone()),
+            }
+        }
+        files
+    }
+
+    fn parents_value(&self, file: &str) -> Option<&str> {
+        self.hierarchy.groups.get(&self.path.up()?)?.values.get(file).map(String::as_str)
+    }
+
+    /// Fills cpusets that the document leaves open from what the parent will have.
+    fn inherited(&self, files: &[FilePlan], existing: Option<&actual::Group>, parents: &mut Parents) -> Vec<FilePlan> {
+        let mut out = Vec::new();
+        if !self.hierarchy.controllers.contains(Controller::Cpuset) {
+            return out;
+        }
+        for name in INHERITED {
+            if files.iter().any(|f| f.file == name) {
+                continue;
+            }
+            let now: IdSet = existing.and_then(|g| g.values.get(name)).and_then(|v| v.parse().ok()).unwrap_or_default();
+            let set_by_us = existing.and_then(actual::Group::ours).is_some_and(|m| m.files.contains_key(name));
+            let above = match self.path.up() {
+                Some(up) => parents.0.get(&(up, name)).cloned(),
+                None => self.hierarchy.above.get(name).and_then(|v| v.parse().ok()),
+            };
+            let keep = !now.is_empty() && !set_by_us || (self.path.is_root() && self.hierarchy.at_root);
+            match above {
+                Some(ids) if !keep && !ids.is_empty() => out.push(FilePlan {
+                    file: name.into(),
+                    knob: name.into(),
+                    want: Want::Ids(ids),
+                    record: Some(FOLLOWS.into()),
+                    because: Some("as the parent".into()),
+                }),
+                _ => {
+                    parents.0.insert((self.path.clone(), name), now);
+                }
+            }
+        }
+        out
+    }
+
+    /// The file says what is wanted, or what the kernel made of it when we last wrote just that.
+    fn settled(&self, file: &FilePlan, now: &str, mark: Option<&Mark>) -> bool {
+        let kept = || {
+            let set = mark.and_then(|m| m.files.get(&file.file))?;
+            Some(Some(&set.want) == file.record.as_ref() && set.kept.as_deref() == Some(now.trim()))
+        };
+        file.want.matches(now, self.machine.page) || kept() == Some(true)
+    }
+
+    /// A file that needs no write may still have to be put on the mark, or taken off.
+    fn take_over(
+        &self,
+        file: FilePlan,
+        mark: Option<&Mark>,
+        adopt: &mut Vec<(String, String)>,
+        forget: &mut Vec<String>,
+    ) {
+        let marked = mark.is_some_and(|m| m.files.contains_key(&file.file));
+        match file.record {
+            None if marked => forget.push(file.file),
+            Some(record) if !marked && !(self.path.is_root() && mark.is_none()) => adopt.push((file.file, record)),
+            _ => {}
+        }
+    }
+
+    fn write(
+        &self,
+        file: FilePlan,
+        existing: Option<&actual::Group>,
+        widens: &mut Vec<Action>,
+        narrows: &mut Vec<Action>,
+    ) {
+        let from = existing.map(|g| g.values.get(&file.file).map_or("", String::as_str).trim().to_owned());
+        let default = find(&file.file).map_or("", |k| k.default);
+        let now = from.as_deref().unwrap_or(if matches!(file.want, Want::Ids(_)) { "" } else { default });
+        let width = file.want.width(now);
+        let held = self.reclaims(&file, existing, width);
+        let op = |to: Vec<String>, want: Option<Want>| {
+            Op::Write(Write {
+                file: file.file.clone(),
+                knob: file.knob.clone(),
+                from: from.clone(),
+                to,
+                because: file.because.clone(),
+                record: file.record.clone(),
+                want,
+            })
+        };
+        let action = |op| Action { held: held.clone(), ..Action::new(self.hierarchy, self.path, op) };
+        if let (None, Want::Ids(ids)) = (width, &file.want) {
+            // Neither wider nor narrower: through the union, so that no child is ever outside its parent.
+            let union = ids.union(&now.parse().unwrap_or_default());
+            widens.push(action(op(vec![union.to_string()], None)));
+        }
+        let target = if matches!(width, Some(Ordering::Less) | None) { narrows } else { widens };
+        let to = file.want.writes(now);
+        target.push(action(op(to, Some(file.want.clone()))));
+    }
+
+    /// A memory limit below what is in use makes the kernel reclaim, or kill: held unless the document says so.
+    fn reclaims(&self, file: &FilePlan, existing: Option<&actual::Group>, width: Option<Ordering>) -> Option<String> {
+        let usage_file = match file.file.as_str() {
+            "memory.limit_in_bytes" => "memory.usage_in_bytes",
+            "memory.memsw.limit_in_bytes" => "memory.memsw.usage_in_bytes",
+            _ => return None,
+        };
+        let Want::Bytes(Some(limit)) = file.want else { return None };
+        let usage: u64 = existing?.values.get(usage_file)?.trim().parse().ok()?;
+        (width == Some(Ordering::Less) && limit < usage && !self.desired.allow_reclaim)
+            .then(|| format!("{usage} bytes are in use, more than the new limit; add \"allow_reclaim\": true to the group to reclaim them"))
+    }
+}
+
+/// Quota and period are one limit: the period is written in the quota's phase.
+fn keep_bandwidth_together(widens: &mut Vec<Action>, narrows: &mut Vec<Action>, path: &GroupPath) {
+    let writes = |a: &Action, file: &str| a.group == *path && matches!(&a.op, Op::Write(w) if w.file == file);
+    let period = widens.iter().position(|a| writes(a, "cpu.cfs_period_us"));
+    if let Some(i) = period
+        && narrows.iter().any(|a| writes(a, "cpu.cfs_quota_us"))
+    {
+        narrows.push(widens.remove(i));
+    }
+}
+
+/// The order that the kernel wants within one group: `cpu.idle` before the weight, memsw above memory at all
+/// times, and of quota and period first the one that makes the ratio smaller on the way.
+fn sort_within_group(actions: &mut [Action], path: &GroupPath, narrowing: bool) {
+    let start = actions.iter().position(|a| a.group == *path).unwrap_or(actions.len());
+    let period_first = period_grows(&actions[start..]);
+    let rank = |a: &Action| match &a.op {
+        Op::Write(w) => match w.file.as_str() {
+            "cpu.idle" => 0,
+            "cpu.cfs_period_us" => {
+                if period_first {
+                    1
+                } else {
+                    3
+                }
+            }
+            "cpu.cfs_quota_us" => 2,
+            "memory.memsw.limit_in_bytes" => {
+                if narrowing {
+                    3
+                } else {
+                    1
+                }
+            }
+            "memory.limit_in_bytes" => 2,
+            _ => 2,
+        },
+        _ => 0,
+    };
+    actions[start..].sort_by_key(rank);
+}
+
+fn period_grows(actions: &[Action]) -> bool {
+    actions.iter().any(|a| match &a.op {
+        Op::Write(w) if w.file == "cpu.cfs_period_us" => {
+            let now: u64 = w.from.as_deref().unwrap_or("100000").parse().unwrap_or(100_000);
+            w.to.first().and_then(|t| t.parse::<u64>().ok()).is_some_and(|new| new >= now)
+        }
+        _ => false,
+    })
+}

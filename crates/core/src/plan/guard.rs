@@ -1,0 +1,68 @@
+//! The guard: removals that look like a mistake wait for a second opinion.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::{Action, Approval, Op, Removal};
+use crate::actual::Hierarchy;
+use crate::desired::Desired;
+use crate::ids::GroupPath;
+
+/// A set of removals that asked for approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Guard {
+    /// What `cgrove approve` takes: 16 hex digits over the document and the removals.
+    pub digest: String,
+    /// Why it asked.
+    pub why: String,
+    /// How many groups (paths) would go.
+    pub groups: usize,
+    pub approved: bool,
+}
+
+/// Decides on the removals, and holds them unless they are few or approved.
+pub(super) fn guard(
+    desired: &Desired,
+    hierarchies: &[&Hierarchy],
+    approval: &Approval,
+    removals: &mut [Action],
+) -> Option<Guard> {
+    let due: BTreeSet<Removal> = removals
+        .iter()
+        .filter(|a| a.op == Op::Remove && a.held.is_none())
+        .map(|a| (a.hierarchy.clone(), a.group.clone()))
+        .collect();
+    let going: BTreeSet<&GroupPath> = due.iter().map(|(_, path)| path).collect();
+    let why = reason(desired, hierarchies, &going)?;
+    let listing: String = due.iter().map(|(h, p)| format!("{h} {p}\n")).collect();
+    let digest = crate::document::digest(format!("{}\n{listing}", desired.digest).as_bytes());
+    let by_document = desired.allow_removals.is_some() && desired.allow_removals == approval.previous;
+    let approved = by_document || approval.digests.contains(&digest) || due.is_subset(&approval.removals);
+    if !approved {
+        for action in removals.iter_mut().filter(|a| a.held.is_none()) {
+            action.held = Some(format!("guard: {why}; `cgrove approve {digest}` lets it go"));
+        }
+    }
+    Some(Guard { digest, why, groups: going.len(), approved })
+}
+
+fn reason(desired: &Desired, hierarchies: &[&Hierarchy], going: &BTreeSet<&GroupPath>) -> Option<String> {
+    if going.is_empty() {
+        return None;
+    }
+    if desired.groups.is_empty() {
+        return Some("the document is empty".into());
+    }
+    let existing = |ours: bool| -> BTreeSet<&GroupPath> {
+        let groups = hierarchies.iter().flat_map(|h| &h.groups);
+        groups.filter(|(p, g)| !p.is_root() && (!ours || g.ours().is_some())).map(|(p, _)| p).collect()
+    };
+    let managed = existing(true);
+    if !managed.is_empty() && managed.is_subset(going) {
+        return Some(format!("every managed group would go ({} of them)", managed.len()));
+    }
+    let all = existing(false).len();
+    let most = 3.max(all / 2);
+    (going.len() > most).then(|| format!("{} of {all} groups would go, more than {most}", going.len()))
+}

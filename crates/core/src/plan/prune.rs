@@ -1,0 +1,62 @@
+//! Which groups go: undeclared, unprotected, and within what `cgroup.prune` allows.
+
+use std::collections::BTreeSet;
+
+use super::{Action, Note, Op, Policy, Prune};
+use crate::actual::Hierarchy;
+use crate::ids::GroupPath;
+
+/// Removals of one hierarchy, children first.
+pub(super) fn prune(
+    hierarchy: &Hierarchy,
+    declared: &BTreeSet<&GroupPath>,
+    policy: &Policy,
+    notes: &mut Vec<Note>,
+) -> Vec<Action> {
+    if policy.prune == Prune::None {
+        return Vec::new();
+    }
+    let kept = policy.protected.kept(hierarchy);
+    let mut blocked: BTreeSet<GroupPath> = BTreeSet::new();
+    let mut out = Vec::new();
+    // Children come after their parents in the map, so walking backwards sees them first.
+    for (path, group) in hierarchy.groups.iter().rev().filter(|(p, _)| !p.is_root()) {
+        if declared.contains(path) {
+            continue;
+        }
+        let ours = group.ours().is_some();
+        let wanted = policy.prune == Prune::All || ours;
+        if !wanted || kept.contains(path) {
+            blocked.insert(path.clone());
+            if ours && kept.contains(path) {
+                notes.push(note(hierarchy, path, "no longer in the document, but protected: left as it is"));
+            }
+            continue;
+        }
+        let blocking = hierarchy
+            .groups
+            .range(path.clone()..)
+            .skip(1)
+            .take_while(|(p, _)| p.is_below(path))
+            .find(|(p, _)| blocked.contains(*p));
+        if let Some((child, _)) = blocking {
+            notes.push(note(
+                hierarchy,
+                path,
+                &format!("no longer in the document, but {child} below it is not ours: left as it is"),
+            ));
+            blocked.insert(path.clone());
+            continue;
+        }
+        let frozen_below =
+            hierarchy.groups.range(path.clone()..).skip(1).take_while(|(p, _)| p.is_below(path)).any(|(_, g)| g.frozen);
+        let held =
+            (group.frozen || frozen_below).then(|| "frozen: its processes would be thawed; thaw it first".to_owned());
+        out.push(Action { hierarchy: hierarchy.label.clone(), group: path.clone(), op: Op::Remove, held });
+    }
+    out
+}
+
+fn note(hierarchy: &Hierarchy, path: &GroupPath, text: &str) -> Note {
+    Note { hierarchy: hierarchy.label.clone(), group: path.clone(), knob: None, text: text.into() }
+}
