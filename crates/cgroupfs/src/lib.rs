@@ -1,1 +1,22 @@
+//! cgrove's kernel half, in the order in which it is used. Blocking; the daemon runs it on threads of its own.
 
+mod fault;
+pub mod host;
+pub mod paths;
+
+pub mod mark;
+pub mod observe;
+
+pub mod apply;
+mod drain;
+
+pub mod attach;
+pub mod pidfile;
+pub mod procs;
+
+pub mod sample;
+
+pub mod lock;
+pub mod watch;
+
+pub use fault::Fault;

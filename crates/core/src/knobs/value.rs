@@ -31,7 +31,7 @@ pub enum Value {
 pub struct IoLimits(pub [Option<Option<u64>>; 4]);
 
 /// The keys of a device in `io.max`.
-pub const IO_KEYS: [&str; 4] = ["rbps", "wbps", "riops", "wiops"];
+pub(super) const IO_KEYS: [&str; 4] = ["rbps", "wbps", "riops", "wiops"];
 
 impl Value {
     /// As a document writes it.
@@ -69,7 +69,7 @@ impl Value {
 /// `64G` where it divides evenly, else the plain number.
 pub(super) fn human_bytes(bytes: u64) -> String {
     for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
-        if bytes != 0 && bytes % (1 << shift) == 0 {
+        if bytes != 0 && bytes.is_multiple_of(1 << shift) {
             return format!("{}{unit}", bytes >> shift);
         }
     }

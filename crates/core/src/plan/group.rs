@@ -207,7 +207,7 @@ impl GroupPlan<'_> {
         let marked = mark.is_some_and(|m| m.files.contains_key(&file.file));
         match file.record {
             None if marked => forget.push(file.file),
-            Some(record) if !marked && !(self.path.is_root() && mark.is_none()) => adopt.push((file.file, record)),
+            Some(record) if !(marked || self.path.is_root() && mark.is_none()) => adopt.push((file.file, record)),
             _ => {}
         }
     }

@@ -1,0 +1,197 @@
+//! Runs a plan's actions. One that fails never stops the others; every write is read back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use cgrove_core::actual::{Actual, Mark, Set};
+use cgrove_core::ids::GroupPath;
+use cgrove_core::plan::{Action, Op, Write};
+use serde::Serialize;
+
+use crate::host::Host;
+use crate::mark::{self, Identity};
+use crate::paths::Tree;
+use crate::{Fault, drain};
+
+/// What became of one action.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    Done {
+        /// What the kernel made of the value, where that differs.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
+    },
+    /// Someone else did it first, or the group is gone as wanted.
+    AlreadySo,
+    Failed {
+        #[serde(flatten)]
+        fault: Fault,
+    },
+}
+
+type Key = (String, GroupPath);
+
+/// Executes actions against the tree that they were planned for.
+pub struct Apply<'a> {
+    host: &'a Host,
+    identity: &'a Identity,
+    page: u64,
+    /// Marks as they should be; written before the knobs, so that a crash in between forgets nothing.
+    marks: HashMap<Key, Mark>,
+    dirty: BTreeSet<Key>,
+    /// What each group is about to get.
+    pending: BTreeMap<Key, Vec<(String, String)>>,
+    going: BTreeSet<Key>,
+}
+
+impl<'a> Apply<'a> {
+    pub fn new(host: &'a Host, identity: &'a Identity, actual: &Actual, actions: &[Action]) -> Self {
+        let mut marks = HashMap::new();
+        for hierarchy in &actual.hierarchies {
+            for (path, group) in &hierarchy.groups {
+                if let Some(mark) = group.ours() {
+                    marks.insert((hierarchy.label.clone(), path.clone()), mark.clone());
+                }
+            }
+        }
+        let mut pending: BTreeMap<Key, Vec<(String, String)>> = BTreeMap::new();
+        let mut going = BTreeSet::new();
+        for action in actions.iter().filter(|a| a.held.is_none()) {
+            let key = (action.hierarchy.clone(), action.group.clone());
+            match &action.op {
+                Op::Write(Write { file, record: Some(record), .. }) => pending.entry(key).or_default().push((file.clone(), record.clone())),
+                Op::Adopt { files } => pending.entry(key).or_default().extend(files.iter().cloned()),
+                Op::Remove => {
+                    going.insert(key);
+                }
+                _ => {}
+            }
+        }
+        Self { host, identity, page: host.machine.page, marks, dirty: BTreeSet::new(), pending, going }
+    }
+
+    /// Runs one action.
+    pub fn run(&mut self, action: &Action) -> Outcome {
+        let Some(mount) = self.host.mount(&action.hierarchy) else { return Outcome::AlreadySo };
+        let tree = Tree::new(mount, &self.identity.parent);
+        let key = (action.hierarchy.clone(), action.group.clone());
+        let result = match &action.op {
+            Op::Create => self.create(&tree, &key),
+            Op::Adopt { .. } => {
+                self.marks.entry(key.clone()).or_insert_with(|| self.identity.fresh());
+                self.announce(&tree, &key).map(|()| Outcome::Done { kept: None })
+            }
+            Op::Write(write) => self.write(&tree, &key, write),
+            Op::Forget { file } => {
+                self.forget(&key, file);
+                Ok(Outcome::Done { kept: None })
+            }
+            Op::Remove => self.remove(&tree, &key),
+        };
+        result.unwrap_or_else(|fault| Outcome::Failed { fault })
+    }
+
+    /// Writes the marks that changed along the way. Call it when all actions ran.
+    pub fn finish(mut self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for key in std::mem::take(&mut self.dirty) {
+            let (Some(mount), Some(mark)) = (self.host.mount(&key.0), self.marks.get(&key)) else { continue };
+            if let Err(fault) = mark::write(&Tree::new(mount, &self.identity.parent).dir(&key.1), mark)
+                && !fault.vanished()
+            {
+                faults.push(fault);
+            }
+        }
+        faults
+    }
+
+    fn create(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
+        let dir = tree.dir(&key.1);
+        if key.1.is_root() {
+            create_above(tree)?;
+        }
+        let outcome = match std::fs::create_dir(&dir) {
+            Ok(()) => Outcome::Done { kept: None },
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Outcome::AlreadySo,
+            Err(e) => return Err(Fault::new("mkdir", &dir, &e)),
+        };
+        self.marks.insert(key.clone(), self.identity.fresh());
+        self.announce(tree, key)?;
+        Ok(outcome)
+    }
+
+    /// Puts what is about to be written on the mark, once for all files of the group.
+    fn announce(&mut self, tree: &Tree, key: &Key) -> Result<(), Fault> {
+        let files = self.pending.remove(key);
+        let Some(mark) = self.marks.get_mut(key) else { return Ok(()) };
+        for (file, want) in files.into_iter().flatten() {
+            mark.files.insert(file, Set { want, kept: None });
+        }
+        mark::write(&tree.dir(&key.1), mark)
+    }
+
+    fn write(&mut self, tree: &Tree, key: &Key, write: &Write) -> Result<Outcome, Fault> {
+        if self.pending.contains_key(key) && self.marks.contains_key(key) {
+            self.announce(tree, key)?;
+        }
+        let path = tree.file(&key.1, &write.file);
+        for value in &write.to {
+            put(&path, value).map_err(|e| Fault::new("write", &path, &e).with_value(value))?;
+        }
+        let Some(want) = &write.want else { return Ok(Outcome::Done { kept: None }) };
+        let now = std::fs::read_to_string(&path).map_err(|e| Fault::new("read", &path, &e))?;
+        let kept = (!want.matches(&now, self.page)).then(|| now.trim().to_owned());
+        if write.record.is_none() {
+            self.forget(key, &write.file);
+        } else if let Some(set) = self.marks.get_mut(key).and_then(|m| m.files.get_mut(&write.file))
+            && set.kept != kept
+        {
+            set.kept.clone_from(&kept);
+            self.dirty.insert(key.clone());
+        }
+        Ok(Outcome::Done { kept })
+    }
+
+    fn forget(&mut self, key: &Key, file: &str) {
+        if let Some(mark) = self.marks.get_mut(key)
+            && mark.files.remove(file).is_some()
+        {
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    fn remove(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
+        let stays = |p: &GroupPath| !self.going.contains(&(key.0.clone(), p.clone()));
+        let refuge: Vec<PathBuf> = key.1.ancestors().filter(stays).map(|p| tree.tasks(&p)).collect();
+        let gone = drain::remove(&tree.dir(&key.1), &tree.tasks(&key.1), &refuge)?;
+        self.dirty.remove(key);
+        Ok(if gone { Outcome::Done { kept: None } } else { Outcome::AlreadySo })
+    }
+}
+
+/// The directories above the managed parent; cpusets on the way are filled, else nothing below could run.
+fn create_above(tree: &Tree) -> Result<(), Fault> {
+    let parent = tree.dir(&GroupPath::root());
+    let missing: Vec<&Path> = parent.ancestors().skip(1).take_while(|d| d.starts_with(&tree.mount) && !d.exists()).collect();
+    for dir in missing.into_iter().rev() {
+        match std::fs::create_dir(dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Fault::new("mkdir", dir, &e)),
+            _ => {}
+        }
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            let above = dir.parent().and_then(|up| std::fs::read_to_string(up.join(name)).ok());
+            if let Some(value) = above {
+                let path = dir.join(name);
+                put(&path, value.trim()).map_err(|e| Fault::new("write", &path, &e).with_value(&value))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One write(2): cgroup files take a whole value in one call.
+pub(crate) fn put(path: &Path, value: &str) -> std::io::Result<()> {
+    std::fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}

@@ -1,0 +1,185 @@
+//! Puts processes into their groups: only what is misplaced moves, and never the wrong process.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use cgrove_core::desired::Desired;
+use cgrove_core::ids::GroupPath;
+use cgrove_core::placement::{Placement, Target};
+use cgrove_core::plan::Protected;
+use nix::errno::Errno;
+use serde::Serialize;
+
+use crate::apply::put;
+use crate::host::{Host, Mount};
+use crate::paths::{Tree, cgroup_of, proc_dir};
+use crate::{Fault, procs};
+
+/// A process that is not where it belongs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Move {
+    pub hierarchy: String,
+    pub group: GroupPath,
+    pub pid: i32,
+    /// Start time, which tells it from a later process of the same pid.
+    #[serde(skip)]
+    pub start: u64,
+    /// Where it is now, from the hierarchy's root.
+    pub from: String,
+}
+
+/// Where named processes came from, so that their children can still be told from a container's after the move.
+#[derive(Debug, Default)]
+pub struct Origins(HashMap<(i32, u64, String), Option<GroupPath>>);
+
+impl Origins {
+    /// Drops processes that no longer run.
+    pub fn retain(&mut self, processes: &cgrove_core::placement::Processes) {
+        self.0.retain(|(pid, start, _), _| processes.get(pid).is_some_and(|p| p.start == *start));
+    }
+}
+
+/// What there is to move, and what is left alone with the reason.
+#[derive(Debug, Default)]
+pub struct Misplaced {
+    pub moves: Vec<Move>,
+    pub left_alone: Vec<String>,
+    /// Processes that are where they belong, summed over hierarchies.
+    pub in_place: usize,
+}
+
+/// Compares a placement with the kernel, hierarchy by hierarchy.
+pub fn misplaced(host: &Host, parent: &GroupPath, desired: &Desired, placement: &Placement, protected: &Protected, origins: &mut Origins) -> Misplaced {
+    let mut out = Misplaced::default();
+    for mount in host.with(desired.controllers) {
+        let tree = Tree::new(mount, parent);
+        for (path, targets) in &placement.groups {
+            let here = desired.groups.get(path).is_some_and(|g| g.controllers.intersects(mount.controllers));
+            if here {
+                Check { mount, tree: &tree, path, protected }.run(targets, origins, &mut out);
+            }
+        }
+    }
+    out
+}
+
+struct Check<'a> {
+    mount: &'a Mount,
+    tree: &'a Tree,
+    path: &'a GroupPath,
+    protected: &'a Protected,
+}
+
+impl Check<'_> {
+    fn run(&self, targets: &[Target], origins: &mut Origins, out: &mut Misplaced) {
+        let Ok(listed) = std::fs::read_to_string(self.tree.procs(self.path)) else {
+            return; // The group is not there (yet); its creation is the plan's business.
+        };
+        let listed: HashSet<i32> = listed.lines().filter_map(|l| l.parse().ok()).collect();
+        for target in targets {
+            let process = target.process;
+            // cgroup.procs names a process as soon as one thread is inside; with a single thread that is all.
+            if process.threads == 1 && listed.contains(&process.pid) {
+                out.in_place += 1;
+                continue;
+            }
+            let Some(from) = self.outside(process.pid, process.threads) else {
+                out.in_place += 1;
+                continue;
+            };
+            let key = |pid, start| (pid, start, self.mount.label.clone());
+            let now = self.shelter(&from);
+            if process.pid == target.named {
+                origins.0.entry(key(process.pid, process.start)).or_insert(now);
+            } else if let Some(shelter) = now
+                && !origins.0.iter().any(|((pid, _, label), origin)| *pid == target.named && *label == self.mount.label && *origin == Some(shelter.clone()))
+            {
+                out.left_alone.push(format!("pid {} stays in {from} ({}): {shelter} is protected", process.pid, self.mount.label));
+                continue;
+            }
+            let (hierarchy, group) = (self.mount.label.clone(), self.path.clone());
+            out.moves.push(Move { hierarchy, group, pid: process.pid, start: process.start, from });
+        }
+    }
+
+    /// The place of a thread that is neither in the group nor below it; `None` when all are, or the process is gone.
+    fn outside(&self, pid: i32, threads: u32) -> Option<String> {
+        let misplaced = |dir: std::path::PathBuf| {
+            let text = std::fs::read_to_string(dir.join("cgroup")).ok()?;
+            let place = cgroup_of(&text, &self.mount.label)?;
+            let inside = self.tree.group_of(&place).is_some_and(|g| g == *self.path || g.is_below(self.path));
+            (!inside).then_some(place)
+        };
+        if threads == 1 {
+            return misplaced(proc_dir(pid));
+        }
+        let tasks = std::fs::read_dir(proc_dir(pid).join("task")).ok()?;
+        tasks.flatten().find_map(|task| misplaced(task.path()))
+    }
+
+    /// The protected group that a place lies in: the operator's, or another manager's at the hierarchy's root.
+    fn shelter(&self, place: &str) -> Option<GroupPath> {
+        let listed = self.tree.group_of(place).and_then(|g| self.protected.covers(&g));
+        listed.or_else(|| {
+            let top = GroupPath::parse(place).ok()?.components().next()?.to_owned();
+            let container = ["docker", "kubepods", "libpod", "crio", "lxc", "machine", "libvirt"].iter().any(|p| top.starts_with(p));
+            container.then(|| GroupPath::parse(place).ok()).flatten()
+        })
+    }
+}
+
+/// What came of moving.
+#[derive(Debug, Default)]
+pub struct Moved {
+    pub done: usize,
+    pub faults: Vec<(Move, Fault)>,
+}
+
+/// Moves whole processes, in one batch: an isolated move waits milliseconds for the kernel, a run of them does not.
+pub fn run(host: &Host, parent: &GroupPath, moves: &[Move]) -> Moved {
+    let mut out = Moved::default();
+    let mut targets: BTreeMap<(&str, &GroupPath), Result<std::fs::File, Fault>> = BTreeMap::new();
+    for step in moves {
+        let Some(mount) = host.mount(&step.hierarchy) else { continue };
+        let tree = Tree::new(mount, parent);
+        let path = tree.procs(&step.group);
+        let target = targets
+            .entry((step.hierarchy.as_str(), &step.group))
+            .or_insert_with(|| std::fs::OpenOptions::new().write(true).open(&path).map_err(|e| Fault::new("open", &path, &e)));
+        let file = match target {
+            Ok(file) => file,
+            Err(fault) => {
+                out.faults.push((step.clone(), fault.clone()));
+                continue;
+            }
+        };
+        if procs::read(step.pid).is_none_or(|p| p.start != step.start) {
+            continue; // Gone, or another process by now.
+        }
+        match nix::unistd::write(&*file, step.pid.to_string().as_bytes()) {
+            Ok(_) => out.done += 1,
+            Err(Errno::ESRCH) => continue,
+            Err(errno) => {
+                out.faults.push((step.clone(), Fault::new("move", &path, &errno.into()).with_value(&step.pid.to_string())));
+                continue;
+            }
+        }
+        undo_if_reused(&tree, mount, step, &mut out);
+    }
+    out
+}
+
+/// Between the look and the write the process may have died and its pid been given to another: that one goes back
+/// to where its parent is, which is where it was born.
+fn undo_if_reused(tree: &Tree, mount: &Mount, step: &Move, out: &mut Moved) {
+    let Some(other) = procs::read(step.pid).filter(|p| p.start != step.start) else { return };
+    out.done -= 1;
+    let text = std::fs::read_to_string(proc_dir(other.parent).join("cgroup")).unwrap_or_default();
+    if let Some(birthplace) = cgroup_of(&text, &mount.label) {
+        let mut dir = tree.mount.clone();
+        dir.extend(birthplace.split('/').filter(|c| !c.is_empty()));
+        let path = dir.join("cgroup.procs");
+        if let Err(e) = put(&path, &step.pid.to_string()) {
+            out.faults.push((step.clone(), Fault::new("move", &path, &e).with_value(&step.pid.to_string())));
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Empties a group that goes: its threads move up, again and again while they fork, and then rmdir.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use crate::Fault;
+use crate::apply::put;
+
+/// How long a group may keep forking or the kernel keep it busy before we try again later.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Removes `dir`. `refuge` lists the `tasks` files of the ancestors that stay, nearest first: the first one that
+/// takes a thread is used. Threads are moved one by one, so that a process spread over several groups is left so.
+/// Returns false when the group was gone already.
+pub(crate) fn remove(dir: &Path, tasks: &Path, refuge: &[PathBuf]) -> Result<bool, Fault> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut stuck: Option<Fault> = None;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        match std::fs::remove_dir(dir) {
+            Ok(()) => return Ok(true),
+            Err(e) if e.raw_os_error() == Some(Errno::ENOENT as i32) => return Ok(false),
+            Err(e) if e.raw_os_error() == Some(Errno::EBUSY as i32) => {
+                if Instant::now() > deadline {
+                    return Err(stuck.unwrap_or_else(|| Fault::new("rmdir", dir, &e)));
+                }
+            }
+            Err(e) => return Err(Fault::new("rmdir", dir, &e)),
+        }
+        let (moved, fault) = evacuate(tasks, refuge);
+        stuck = fault;
+        if moved == 0 {
+            // Empty but busy: the kernel is still releasing it, or its last process is exiting.
+            #[allow(clippy::disallowed_methods, reason = "bounded by PATIENCE")]
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Moves every thread listed now; returns how many went, and the last refusal.
+fn evacuate(tasks: &Path, refuge: &[PathBuf]) -> (usize, Option<Fault>) {
+    let mut moved = 0;
+    let mut fault = None;
+    for tid in std::fs::read_to_string(tasks).unwrap_or_default().lines() {
+        for target in refuge {
+            match put(target, tid) {
+                Ok(()) => {
+                    moved += 1;
+                    break;
+                }
+                Err(e) if e.raw_os_error() == Some(Errno::ESRCH as i32) => break,
+                Err(e) => fault = Some(Fault::new("move", target, &e).with_value(tid)),
+            }
+        }
+    }
+    (moved, fault)
+}

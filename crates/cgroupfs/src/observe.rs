@@ -1,0 +1,189 @@
+//! The kernel's tree as it is now, for the plan to compare.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use cgrove_core::actual::{Actual, Group, Hierarchy, Marked, Version};
+use cgrove_core::desired::Desired;
+use cgrove_core::ids::{Controller, GroupPath};
+use cgrove_core::knobs::{KNOBS, witness};
+use cgrove_core::plan::{Prune, files_to_read};
+
+use crate::host::{Host, Mount};
+use crate::mark::Identity;
+use crate::paths::{Tree, cgroup_of, proc_dir};
+use crate::{Fault, procs};
+
+/// What to look at.
+pub struct Scope<'a> {
+    pub host: &'a Host,
+    pub identity: &'a Identity,
+    pub desired: &'a Desired,
+    /// Decides for which undeclared groups it is worth knowing who lives there.
+    pub prune: Prune,
+}
+
+impl Scope<'_> {
+    /// Reads every hierarchy that the document concerns. A vanished group is no error.
+    pub fn observe(&self) -> Result<Actual, Fault> {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mut hierarchies = Vec::new();
+        for mount in &self.host.mounts {
+            if mount.version == Version::V2 || mount.controllers.intersects(self.desired.controllers) {
+                hierarchies.push(self.hierarchy(mount, &own)?);
+            }
+        }
+        Ok(Actual { machine: self.host.machine.clone(), hierarchies })
+    }
+
+    fn hierarchy(&self, mount: &Mount, own: &str) -> Result<Hierarchy, Fault> {
+        let tree = Tree::new(mount, &self.identity.parent);
+        let root = GroupPath::root();
+        let mut out = Hierarchy {
+            label: mount.label.clone(),
+            version: mount.version,
+            controllers: mount.controllers,
+            at_root: self.identity.parent.is_root(),
+            present: tree.dir(&root).is_dir(),
+            files: BTreeSet::new(),
+            above: BTreeMap::new(),
+            groups: BTreeMap::new(),
+        };
+        if mount.version == Version::V2 {
+            return Ok(out);
+        }
+        out.files = self.files(mount, &tree)?;
+        if mount.controllers.contains(Controller::Cpuset) {
+            out.above = above(&tree);
+        }
+        if !out.present {
+            return Ok(out);
+        }
+        let read = files_to_read(self.desired, &out);
+        let home = cgroup_of(own, &mount.label).and_then(|p| tree.group_of(&p));
+        let mut walk = Walk { scope: self, mount, tree: &tree, read: &read, home, buffer: Vec::new(), groups: &mut out.groups };
+        walk.group(&root)?;
+        Ok(out)
+    }
+
+    /// Knob files that groups have: those of the mount's root, the parent, and one child; plus what the root
+    /// lacks but shows by a witness.
+    fn files(&self, mount: &Mount, tree: &Tree) -> Result<BTreeSet<String>, Fault> {
+        let mut files = BTreeSet::new();
+        let parent = tree.dir(&GroupPath::root());
+        for dir in [&mount.dir, &parent] {
+            let mut child = None;
+            match std::fs::read_dir(dir) {
+                Ok(entries) => {
+                    for entry in entries.flatten() {
+                        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                            child.get_or_insert(entry.path());
+                        } else if let Ok(name) = entry.file_name().into_string() {
+                            files.insert(name);
+                        }
+                    }
+                }
+                Err(e) if *dir == mount.dir => return Err(Fault::new("list", dir, &e)),
+                Err(_) => {}
+            }
+            let names = child.and_then(|c| std::fs::read_dir(c).ok()).into_iter().flatten().flatten();
+            files.extend(names.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.contains('.')));
+        }
+        for knob in KNOBS.iter().filter(|k| mount.controllers.contains(k.controller)) {
+            if witness(knob.name).is_some_and(|w| w.is_empty() || files.contains(w)) {
+                files.insert(knob.name.into());
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// The cpuset lists of the nearest existing directory above a parent that has yet to be made.
+fn above(tree: &Tree) -> BTreeMap<String, String> {
+    let dir = tree.dir(&GroupPath::root());
+    let start = dir.parent().filter(|_| !tree.parent.is_root()).unwrap_or(&dir);
+    let mut out = BTreeMap::new();
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let dirs = start.ancestors().take_while(|d| d.starts_with(&tree.mount));
+        let text = dirs.filter_map(|d| std::fs::read_to_string(d.join(name)).ok()).find(|t| !t.trim().is_empty());
+        out.extend(text.map(|t| (name.to_owned(), t)));
+    }
+    out
+}
+
+struct Walk<'a> {
+    scope: &'a Scope<'a>,
+    mount: &'a Mount,
+    tree: &'a Tree,
+    read: &'a BTreeMap<GroupPath, BTreeSet<String>>,
+    /// Where the daemon itself runs.
+    home: Option<GroupPath>,
+    buffer: Vec<u8>,
+    groups: &'a mut BTreeMap<GroupPath, Group>,
+}
+
+impl Walk<'_> {
+    fn group(&mut self, path: &GroupPath) -> Result<(), Fault> {
+        let dir = self.tree.dir(path);
+        let links = match std::fs::symlink_metadata(&dir) {
+            Ok(meta) => meta.nlink(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Fault::new("stat", &dir, &e)),
+        };
+        let mark = if path.is_root() && self.tree.parent.is_root() { Marked::No } else { self.scope.identity.read(&dir, &mut self.buffer) };
+        let mut group = Group { mark, ..Group::default() };
+        self.values(path, &dir, &mut group);
+        self.residents(path, &dir, &mut group);
+        self.groups.insert(path.clone(), group);
+        // kernfs counts one link for each child directory, so most groups need no listing.
+        if links <= 2 {
+            return Ok(());
+        }
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Fault::new("list", &dir, &e)),
+        };
+        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+            if let Some(child) = entry.file_name().to_str().and_then(|name| path.child(name)) {
+                self.group(&child)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that the document concerns, and those that the mark says we set.
+    fn values(&self, path: &GroupPath, dir: &Path, group: &mut Group) {
+        let declared = self.read.get(path).into_iter().flatten();
+        let marked = group.ours().map(|m| m.files.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        for name in declared.chain(&marked) {
+            if !group.values.contains_key(name)
+                && let Ok(text) = std::fs::read_to_string(dir.join(name))
+            {
+                group.values.insert(name.clone(), text);
+            }
+        }
+    }
+
+    /// Who lives in a group that may have to go.
+    fn residents(&self, path: &GroupPath, dir: &Path, group: &mut Group) {
+        let undeclared = !path.is_root() && !self.scope.desired.groups.get(path).is_some_and(|g| g.controllers.intersects(self.mount.controllers));
+        if !undeclared || (group.ours().is_none() && self.scope.prune != Prune::All) {
+            return;
+        }
+        if self.home.as_ref().is_some_and(|h| h == path || h.is_below(path)) {
+            group.pinned = Some("the daemon runs here");
+            return;
+        }
+        if self.mount.controllers.contains(Controller::Freezer) {
+            let state = std::fs::read_to_string(dir.join("freezer.state")).unwrap_or_default();
+            group.frozen = !matches!(state.trim(), "" | "THAWED");
+        }
+        let pids = std::fs::read_to_string(self.tree.procs(path)).unwrap_or_default();
+        let mut pids = pids.lines().filter_map(|l| l.parse::<i32>().ok());
+        if pids.any(|pid| proc_dir(pid).exists() && procs::read(pid).is_some_and(|p| p.kernel)) {
+            group.pinned = Some("kernel threads live here");
+        }
+    }
+}

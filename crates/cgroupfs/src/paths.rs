@@ -1,0 +1,102 @@
+//! Where things are: the only file that knows the places of the kernel's own files.
+
+use std::path::{Path, PathBuf};
+
+use cgrove_core::ids::GroupPath;
+
+use crate::host::Mount;
+
+/// One hierarchy from the managed parent downwards.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    /// The mount point.
+    pub mount: PathBuf,
+    /// The managed parent, from the hierarchy's root: `/` or `/cgrove`.
+    pub parent: GroupPath,
+}
+
+impl Tree {
+    pub fn new(mount: &Mount, parent: &GroupPath) -> Self {
+        Self { mount: mount.dir.clone(), parent: parent.clone() }
+    }
+
+    /// A group's directory.
+    pub fn dir(&self, group: &GroupPath) -> PathBuf {
+        let mut dir = self.mount.clone();
+        dir.extend(self.parent.components().chain(group.components()));
+        dir
+    }
+
+    pub fn file(&self, group: &GroupPath, name: &str) -> PathBuf {
+        self.dir(group).join(name)
+    }
+
+    /// Processes of a group, by pid; writing one moves the whole process.
+    pub fn procs(&self, group: &GroupPath) -> PathBuf {
+        self.file(group, "cgroup.procs")
+    }
+
+    /// Threads of a group (v1); writing one moves that thread alone.
+    pub fn tasks(&self, group: &GroupPath) -> PathBuf {
+        self.file(group, "tasks")
+    }
+
+    /// The group below the parent that a path from the hierarchy's root means; `None` when it lies outside.
+    pub fn group_of(&self, from_root: &str) -> Option<GroupPath> {
+        let path = GroupPath::parse(from_root).ok()?;
+        if self.parent.is_root() {
+            return Some(path);
+        }
+        let rest = path.as_str().strip_prefix(self.parent.as_str())?;
+        GroupPath::parse(if rest.is_empty() { "/" } else { rest }).ok()
+    }
+
+    /// A group's path from the hierarchy's root, as /proc/PID/cgroup and cgexec write it.
+    pub fn from_root(&self, group: &GroupPath) -> String {
+        match (self.parent.is_root(), group.is_root()) {
+            (true, _) => group.as_str().into(),
+            (false, true) => self.parent.as_str().into(),
+            (false, false) => format!("{}{group}", self.parent),
+        }
+    }
+}
+
+/// `/proc/PID`, and what is in it.
+pub fn proc_dir(pid: i32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string())
+}
+
+/// A v1 process's path in the hierarchy that has `controller` (one of the mount's own).
+pub fn cgroup_of(cgroup_file: &str, label: &str) -> Option<String> {
+    let wanted = label.split(',').next()?;
+    cgroup_file.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        controllers.split(',').any(|c| c == wanted).then(|| path.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_and_paths_from_the_root_translate_both_ways() {
+        let tree = |parent| Tree { mount: "/m".into(), parent: GroupPath::parse(parent).unwrap() };
+        let group = |s| GroupPath::parse(s).unwrap();
+        assert_eq!(tree("/p").dir(&group("/a/b")), Path::new("/m/p/a/b"));
+        assert_eq!(tree("/").procs(&group("/")), Path::new("/m/cgroup.procs"));
+        assert_eq!(tree("/p").group_of("/p/a"), Some(group("/a")));
+        assert_eq!(tree("/p").group_of("/p"), Some(group("/")));
+        assert_eq!(tree("/p").group_of("/px"), None);
+        assert_eq!((tree("/p").from_root(&group("/a")), tree("/").from_root(&group("/a"))), ("/p/a".into(), "/a".into()));
+    }
+
+    #[test]
+    fn a_process_is_found_by_controller() {
+        let text = "9:name=systemd:/\n4:memory:/x/y\n2:cpu,cpuacct:/a:b\n0::/\n";
+        assert_eq!(cgroup_of(text, "cpu,cpuacct").as_deref(), Some("/a:b"));
+        assert_eq!(cgroup_of(text, "memory").as_deref(), Some("/x/y"));
+        assert_eq!(cgroup_of(text, "pids"), None);
+    }
+}

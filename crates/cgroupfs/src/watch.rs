@@ -1,0 +1,88 @@
+//! Hints that someone touched the tree: inotify on the directories of managed groups. The tree is read again
+//! whatever the hint says, so a lost one costs time, never truth.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+
+/// Non-blocking; poll its descriptor, then [`Watch::drain`].
+pub struct Watch {
+    inotify: Inotify,
+    dirs: HashMap<PathBuf, WatchDescriptor>,
+    names: HashMap<WatchDescriptor, PathBuf>,
+}
+
+/// What a batch of events came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// A group or knob changed.
+    pub tree: bool,
+    /// The queue overflowed: look at everything.
+    pub overflow: bool,
+}
+
+impl Watch {
+    pub fn new() -> Result<Self, Errno> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        Ok(Self { inotify, dirs: HashMap::new(), names: HashMap::new() })
+    }
+
+    /// Watches exactly these directories. Returns how many could not be watched (limit reached, or vanished).
+    pub fn set(&mut self, wanted: impl IntoIterator<Item = PathBuf>) -> usize {
+        let flags = AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
+        let mut old = std::mem::take(&mut self.dirs);
+        let mut missed = 0;
+        for dir in wanted {
+            match old.remove(&dir).map_or_else(|| self.inotify.add_watch(&dir, flags), Ok) {
+                Ok(wd) => {
+                    self.names.insert(wd, dir.clone());
+                    self.dirs.insert(dir, wd);
+                }
+                Err(_) => missed += 1,
+            }
+        }
+        for (_, wd) in old {
+            self.names.remove(&wd);
+            let _ = self.inotify.rm_watch(wd);
+        }
+        missed
+    }
+
+    /// Reads all events that are there.
+    pub fn drain(&mut self) -> Hints {
+        let mut hints = Hints::default();
+        while let Ok(events) = self.inotify.read_events() {
+            for event in events {
+                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                    hints.overflow = true;
+                } else if event.mask.intersects(AddWatchFlags::IN_IGNORED) {
+                    // The directory is gone; one of the same name is a new one to watch.
+                    if let Some(dir) = self.names.remove(&event.wd) {
+                        self.dirs.remove(&dir);
+                    }
+                    hints.tree = true;
+                } else {
+                    // Processes come and go by these; membership is verified on its own schedule.
+                    let name = event.name.as_ref().and_then(|n| n.to_str()).unwrap_or_default();
+                    hints.tree |= !matches!(name, "cgroup.procs" | "tasks");
+                }
+            }
+        }
+        hints
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
