@@ -1,1 +1,24 @@
-fn main() {}
+//! cgrove, in the order in which data flows: desired -> plan -> apply -> sample -> store -> serve.
+
+mod cli;
+mod config;
+mod run;
+
+mod source;
+
+mod engine;
+mod hints;
+mod reconcile;
+mod tasks;
+
+mod sampler;
+mod store;
+
+mod serve;
+mod status;
+
+mod demo;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

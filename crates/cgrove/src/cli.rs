@@ -1,0 +1,88 @@
+//! The command line: one file for each command.
+
+mod approve;
+mod args;
+mod cgexec;
+mod check;
+mod convert;
+mod document;
+pub(crate) mod exit;
+mod pages;
+mod plan;
+mod push;
+mod query;
+pub(crate) mod term;
+mod tree;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use self::args::{Args, Command, LogFormat};
+use self::exit::Exit;
+
+/// Parses, runs, and turns the outcome into an exit code.
+pub(crate) fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    if matches!(args.command, Command::DemoLoad) {
+        crate::demo::load();
+        return ExitCode::SUCCESS;
+    }
+    start_log(&args);
+    match run(&args) {
+        Ok(code) => ExitCode::from(code),
+        Err(exit) => {
+            if !exit.message.is_empty() {
+                term::err(&format!("cgrove: {}", exit.message));
+            }
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<u8, Exit> {
+    match &args.command {
+        Command::Run => in_runtime(crate::run::run(&args.global.config()))?.map(|()| 0),
+        Command::Check { tree } => check::run(args, tree.as_deref()),
+        Command::Plan { tree } => plan::plan(args, tree.as_deref()),
+        Command::Apply { tree } => plan::apply(args, tree.as_deref()),
+        Command::Approve { digest } => approve::run(args, digest),
+        Command::Push { tree, approve } => push::run(args, tree, *approve),
+        Command::Cgexec { names, create, all } => cgexec::lookup(args, names, *create, *all),
+        Command::Exec { group, command } => cgexec::exec(args, group, command),
+        Command::Status => query::status(args),
+        Command::Tree => tree::run(args),
+        Command::Usage { slots, follow, group } => query::usage(args, *slots, *follow, group.as_deref()),
+        Command::Convert { tree, to } => convert::run(args, tree.as_deref(), *to),
+        Command::Schema => pages::schema(),
+        Command::Completions { shell } => pages::completions(*shell),
+        Command::Man { directory } => pages::man(directory.as_deref()),
+        Command::DemoLoad => Ok(0),
+    }
+}
+
+/// Runs async work on a small runtime: the daemon's heavy work has threads of its own.
+fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|e| Exit::unavailable(format!("cannot start: {e}")))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    Ok(result)
+}
+
+fn start_log(args: &Args) {
+    let default = if matches!(args.command, Command::Run) { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_env("CGROVE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match args.global.log_format {
+        LogFormat::Text => builder.with_ansi(term::colour(&std::io::stderr())).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}

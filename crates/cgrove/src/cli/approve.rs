@@ -1,0 +1,29 @@
+//! `cgrove approve`
+
+use super::args::Args;
+use super::exit::Exit;
+use super::{document, query, term};
+use crate::engine;
+
+pub(super) fn run(args: &Args, digest: &str) -> Result<u8, Exit> {
+    let config = document::load(args)?;
+    let digest = digest.to_lowercase();
+    if digest.len() != 16 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Exit::usage("a digest has 16 hex digits, as `cgrove status` and `cgrove plan` show it".into()));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Exit::permission("only root may approve removals; use sudo".into()));
+    }
+    // A daemon that runs knows what it holds; a slip of the hand is caught here.
+    if let Ok(status) = query::fetch_status(&config) {
+        match status["plan"]["guard"]["digest"].as_str() {
+            Some(held) if held == digest => {}
+            Some(held) => return Err(Exit::usage(format!("the removals held now have digest {held}, not {digest}; look at `cgrove plan` again"))),
+            None => return Err(Exit::usage("no removals are held now".into())),
+        }
+    }
+    let dir = &config.tree.state_dir;
+    engine::approve(dir, &digest).map_err(|e| Exit::permission(format!("{}: {e}", dir.display())))?;
+    term::out(&format!("approved {digest}"));
+    Ok(0)
+}

@@ -1,0 +1,144 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::config::DEFAULT_PATH;
+
+/// Declarative cgroups for compute nodes: one tree in ZooKeeper, made true and measured on every node.
+#[derive(Debug, Parser)]
+#[command(name = "cgrove", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 2 (plan) there are changes; 64 usage; 65 bad document; 66 no such file; \
+69 unavailable (ZooKeeper, daemon, port, cgroups); 77 permission; 78 bad configuration.
+A TREE is a document's file, or - for standard input; without it the configured source is read.
+Environment: CGROVE_<SECTION>_<SETTING> overrides a setting, CGROVE_LOG sets the log level (info, debug).";
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Global {
+    /// The configuration [default: /etc/cgrove/cgrove.toml]
+    #[arg(long, global = true, env = "CGROVE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How results are printed
+    #[arg(long, global = true, env = "CGROVE_OUTPUT", default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: Output,
+    /// How the log is printed, on standard error
+    #[arg(long, global = true, env = "CGROVE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+impl Global {
+    pub(crate) fn config(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| DEFAULT_PATH.into())
+    }
+
+    /// Named by the user, or there.
+    pub(crate) fn has_config(&self) -> bool {
+        self.config.is_some() || self.config().exists()
+    }
+
+    pub(crate) fn json(&self) -> bool {
+        self.output == Output::Json
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// {"groups": {...}}: each group is written once
+    ByGroup,
+    /// {"cpu": {"sub_cgroup": {...}}}: cgrouparch's form
+    ByController,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon in the foreground
+    Run,
+    /// Validate a document; says line, JSON path and what is allowed
+    Check { tree: Option<String> },
+    /// Show what would change; exit code 2 when something would
+    Plan { tree: Option<String> },
+    /// Reconcile once, without the daemon
+    Apply { tree: Option<String> },
+    /// Let held removals go; status and plan show the digest
+    Approve { digest: String },
+    /// Validate a document, show its plan for this node, and write it to ZooKeeper
+    Push {
+        tree: String,
+        /// Fill in "allow_removals", so that this document may remove any number of groups, once
+        #[arg(long)]
+        approve: bool,
+    },
+    /// Print the arguments for libcgroup's cgexec that run a command in a group
+    #[command(after_help = "Example: cgexec $(cgrove cgexec vm-1) COMMAND")]
+    Cgexec {
+        /// Group names, or paths such as /clients/vm-1
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Make groups that do not exist yet
+        #[arg(long)]
+        create: bool,
+        /// Take every path at which a name stands
+        #[arg(long)]
+        all: bool,
+    },
+    /// Run a command in a group, in every hierarchy that has it
+    #[command(after_help = "Exit code: the command's own; 125 cgrove failed, 126 cannot be run, 127 not found.")]
+    Exec {
+        /// A group name, or a path such as /clients/vm-1
+        group: String,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Show the daemon's state
+    Status,
+    /// Show the kernel's tree with its knobs
+    Tree,
+    /// Show what groups use
+    Usage {
+        /// How many seconds back
+        #[arg(long, default_value_t = 2, value_name = "N")]
+        slots: u64,
+        /// Go on, one table a second
+        #[arg(long)]
+        follow: bool,
+        /// Only this group and what is below it
+        #[arg(long, value_name = "PATH")]
+        group: Option<String>,
+    },
+    /// Write a document in the other form, and say what changes its meaning
+    Convert {
+        tree: Option<String>,
+        /// [default: the other form]
+        #[arg(long, value_name = "FORM")]
+        to: Option<Form>,
+    },
+    /// Print the JSON Schema of documents
+    Schema,
+    /// Print shell completions
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page, or write all pages into a directory
+    Man { directory: Option<PathBuf> },
+    /// The demo's process
+    #[command(name = crate::demo::COMMAND, hide = true)]
+    DemoLoad,
+}

@@ -1,0 +1,137 @@
+//! `cgrove cgexec` and `cgrove exec`: running something in a group by hand.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use cgrove_cgroupfs::apply::{Apply, Outcome};
+use cgrove_cgroupfs::host::{Host, Mount};
+use cgrove_cgroupfs::paths::Tree;
+use cgrove_core::desired::Desired;
+use cgrove_core::document::nearest;
+use cgrove_core::ids::{Controller, GroupPath};
+use cgrove_core::plan::{Approval, Op, plan};
+
+use super::args::Args;
+use super::exit::Exit;
+use super::{document, term};
+use crate::config::Config;
+use crate::engine;
+
+/// Prints cgexec's arguments. Reads only; `--create` makes missing groups.
+pub(super) fn lookup(args: &Args, names: &[String], create: bool, all: bool) -> Result<u8, Exit> {
+    let config = document::load(args)?;
+    let desired = document::in_force(&config)?;
+    let mut found = Vec::new();
+    for name in names {
+        found.push((name, paths_of(&desired, name, all)?));
+    }
+    if create {
+        make(&config, &desired, found.iter().flat_map(|(_, paths)| paths))?;
+    }
+    let host = Host::discover(&config.cgroup.dir)?;
+    let mut json = serde_json::Map::new();
+    for (name, paths) in found {
+        let text: Vec<_> = paths.iter().map(|path| arguments(&config, &host, &desired, path)).collect();
+        let text = text.join(" ");
+        if args.global.json() {
+            json.insert(name.clone(), text.into());
+        } else {
+            term::out(&text);
+        }
+    }
+    if args.global.json() {
+        term::out(&serde_json::Value::Object(json).to_string());
+    }
+    Ok(0)
+}
+
+/// The groups that a name or path means: exactly one, unless all are asked for.
+fn paths_of(desired: &Desired, name: &str, all: bool) -> Result<Vec<GroupPath>, Exit> {
+    let paths: Vec<GroupPath> = desired.lookup(name).into_iter().cloned().collect();
+    match &paths[..] {
+        [] => {
+            let known = desired.groups.keys().map(|p| if name.starts_with('/') { p.as_str() } else { p.name() });
+            let hint = nearest(name, known).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
+            Err(Exit::usage(format!("the document has no group {name:?}{hint}")))
+        }
+        [_] => Ok(paths),
+        _ if all => Ok(paths),
+        _ => {
+            let list: Vec<_> = paths.iter().map(GroupPath::as_str).collect();
+            Err(Exit::usage(format!("{name:?} stands at {}; use the path, or --all", list.join(", "))))
+        }
+    }
+}
+
+/// The hierarchies that should have the group.
+fn mounts<'a>(host: &'a Host, desired: &Desired, path: &GroupPath) -> Vec<&'a Mount> {
+    desired.groups.get(path).map(|g| host.with(g.controllers).collect()).unwrap_or_default()
+}
+
+/// `-g cpu:/b/b1`, one for each hierarchy; cpuacct mounted apart is named together with cpu.
+fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) -> String {
+    let mut out = Vec::new();
+    let mounts = mounts(host, desired, path);
+    let has_cpu = mounts.iter().any(|m| m.controllers.contains(Controller::Cpu));
+    for mount in &mounts {
+        let tree = Tree::new(mount, config.parent());
+        if !tree.dir(path).is_dir() {
+            term::err(&format!("cgrove: warning: {path} does not exist in {} yet; the daemon makes it, or --create", mount.label));
+        }
+        let apart = !mount.controllers.contains(Controller::Cpuacct);
+        let first = mount.label.split(',').next().unwrap_or_default();
+        let names = match first {
+            _ if mount.controllers.contains(Controller::Cpu) && apart && mounts.iter().any(|m| m.controllers.contains(Controller::Cpuacct)) => "cpu,cpuacct",
+            _ if mount.controllers.contains(Controller::Cpu) => "cpu",
+            "cpuacct" if has_cpu => continue,
+            other => other,
+        };
+        out.push(format!("-g {names}:{}", tree.from_root(path)));
+    }
+    out.join(" ")
+}
+
+/// Creates these groups and what is above them, nothing else.
+fn make<'a>(config: &Config, desired: &Desired, paths: impl Iterator<Item = &'a GroupPath>) -> Result<(), Exit> {
+    let wanted: Vec<GroupPath> = paths.flat_map(|p| std::iter::once(p.clone()).chain(p.ancestors())).collect();
+    let (host, actual) = engine::observe(config, desired)?;
+    let plan = plan(desired, &actual, &config.cgroup.policy, &Approval::default());
+    // A group comes with its knobs: without them a process could run unlimited for a moment.
+    let fresh = |g: &GroupPath, h: &str| plan.actions.iter().any(|a| a.op == Op::Create && a.group == *g && a.hierarchy == h);
+    let actions: Vec<_> = plan.due().filter(|a| wanted.contains(&a.group) && fresh(&a.group, &a.hierarchy)).cloned().collect();
+    let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &actions);
+    for action in &actions {
+        if let Outcome::Failed { fault } = apply.run(action) {
+            match action.op {
+                Op::Create => return Err(fault.into()),
+                _ => term::err(&format!("cgrove: warning: {fault}")),
+            }
+        }
+    }
+    apply.finish();
+    Ok(())
+}
+
+/// Joins the group and becomes the command.
+pub(super) fn exec(args: &Args, group: &str, command: &[String]) -> Result<u8, Exit> {
+    let own = |e: Exit| e.with_code(125);
+    let config = document::load(args).map_err(own)?;
+    let desired = document::in_force(&config).map_err(own)?;
+    let path = paths_of(&desired, group, false).map_err(own)?.remove(0);
+    let host = Host::discover(&config.cgroup.dir).map_err(|e| own(e.into()))?;
+    for mount in mounts(&host, &desired, &path) {
+        let file = Tree::new(mount, config.parent()).procs(&path);
+        // 0 means the writer itself.
+        std::fs::write(&file, "0").map_err(|e| {
+            let mend = match e.kind() {
+                std::io::ErrorKind::NotFound => "; the daemon makes it, or `cgrove cgexec --create`",
+                std::io::ErrorKind::PermissionDenied => "; run as root",
+                _ => "",
+            };
+            own(Exit::unavailable(format!("{}: {e}{mend}", file.display())))
+        })?;
+    }
+    let error = Command::new(&command[0]).args(&command[1..]).exec();
+    let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+    Err(Exit::unavailable(format!("{}: {error}", command[0])).with_code(code))
+}

@@ -1,0 +1,27 @@
+//! `cgrove check`
+
+use serde_json::json;
+
+use super::args::Args;
+use super::exit::Exit;
+use super::{document, term};
+
+pub(super) fn run(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
+    let found = document::find(args, tree)?;
+    let result = cgrove_core::document::parse(&found.bytes);
+    if args.global.json() {
+        let report = match &result {
+            Ok(d) => json!({ "ok": true, "digest": d.digest, "groups": d.groups.len(), "warnings": d.warnings }),
+            Err(e) => json!({ "ok": false, "path": e.path, "line": e.line, "value": e.value, "error": e.to_string() }),
+        };
+        term::out(&report.to_string());
+        return result.map(|_| 0).map_err(|_| Exit::document(String::new()));
+    }
+    let desired = document::parse(&found)?;
+    for warning in &desired.warnings {
+        term::err(&format!("warning: {warning}"));
+    }
+    let controllers: Vec<_> = desired.controllers.iter().map(|c| c.name()).collect();
+    term::out(&format!("{}: good; {} groups, controllers {}, digest {}", found.place, desired.groups.len(), controllers.join(" "), desired.digest));
+    Ok(0)
+}

@@ -1,0 +1,26 @@
+//! `cgrove convert`
+
+use cgrove_core::desired;
+use cgrove_core::document::{to_by_controller, to_by_group};
+
+use super::args::{Args, Form};
+use super::exit::Exit;
+use super::{document, term};
+
+pub(super) fn run(args: &Args, tree: Option<&str>, to: Option<Form>) -> Result<u8, Exit> {
+    let found = document::find(args, tree)?;
+    let desired = document::parse(&found)?;
+    let to = to.unwrap_or(match desired.form {
+        desired::Form::ByController => Form::ByGroup,
+        desired::Form::ByGroup => Form::ByController,
+    });
+    let (json, changes) = match to {
+        Form::ByGroup => to_by_group(&desired),
+        Form::ByController => to_by_controller(&desired),
+    };
+    for line in desired.warnings.iter().chain(&changes) {
+        term::err(&format!("note: {line}"));
+    }
+    term::out(&serde_json::to_string_pretty(&json).unwrap_or_default());
+    Ok(0)
+}

@@ -1,0 +1,80 @@
+//! Where a command's document comes from: a file, standard input, the configured source, or the last good one.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cgrove_core::desired::Desired;
+
+use super::args::Args;
+use super::exit::Exit;
+use super::{in_runtime, term};
+use crate::config::{self, Config, SourceKind};
+use crate::source::{last_good, zookeeper};
+
+/// A document and where it was found.
+pub(super) struct Found {
+    pub(super) bytes: Bytes,
+    pub(super) place: String,
+}
+
+/// Validates; the error names the place, line and JSON path.
+pub(super) fn parse(found: &Found) -> Result<Desired, Exit> {
+    cgrove_core::document::parse(&found.bytes).map_err(|e| Exit::document(format!("{}: {e}", found.place)))
+}
+
+/// The named file or `-`; without a name the configured source.
+pub(super) fn find(args: &Args, tree: Option<&str>) -> Result<Found, Exit> {
+    match tree {
+        Some("-") => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).map_err(|e| Exit::no_input(format!("standard input: {e}")))?;
+            Ok(Found { bytes: bytes.into(), place: "standard input".into() })
+        }
+        Some(path) => read(Path::new(path)),
+        None => from_source(&*load(args)?),
+    }
+}
+
+/// The configuration.
+pub(super) fn load(args: &Args) -> Result<Arc<Config>, Exit> {
+    Ok(Arc::new(config::load(&args.global.config(), std::env::vars())?))
+}
+
+fn read(path: &Path) -> Result<Found, Exit> {
+    let bytes = std::fs::read(path).map_err(|e| Exit::no_input(format!("{}: {e}", path.display())))?;
+    Ok(Found { bytes: bytes.into(), place: path.display().to_string() })
+}
+
+fn from_source(config: &Config) -> Result<Found, Exit> {
+    match config.tree.source {
+        SourceKind::File => read(&config.tree.path),
+        SourceKind::ZooKeeper => {
+            let place = zookeeper::place(&config.zookeeper);
+            match in_runtime(zookeeper::read_once(&config.zookeeper))? {
+                Ok(Some((bytes, version))) => Ok(Found { bytes, place: format!("{place} version {version}") }),
+                Ok(None) => Err(Exit::unavailable(format!("{place} does not exist; `cgrove push TREE` makes it"))),
+                Err(e) => Err(Exit::unavailable(e)),
+            }
+        }
+    }
+}
+
+/// The source's document; while the source is away, the last good one that the daemon kept.
+pub(super) fn in_force(config: &Config) -> Result<Desired, Exit> {
+    let away = match from_source(config) {
+        Ok(found) => match parse(&found) {
+            Ok(desired) => return Ok(desired),
+            Err(e) => e,
+        },
+        Err(e) => e,
+    };
+    match last_good::load(&config.tree.state_dir) {
+        Ok(Some(last)) => {
+            term::err(&format!("cgrove: {}; using the last good document, version {}", away.message, last.version));
+            Ok(Arc::unwrap_or_clone(last.desired))
+        }
+        _ => Err(away),
+    }
+}

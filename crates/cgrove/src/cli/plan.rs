@@ -1,0 +1,303 @@
+//! `cgrove plan` and `cgrove apply`: what would change, and what did.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use cgrove_cgroupfs::apply::Outcome;
+use cgrove_cgroupfs::attach::{Move, Origins};
+use cgrove_core::desired::Desired;
+use cgrove_core::ids::GroupPath;
+use cgrove_core::plan::{self as core, Action, Approval, Op, Plan, Prune};
+use serde_json::json;
+
+use super::args::Args;
+use super::document::{self, Found};
+use super::exit::{self, Exit};
+use super::term::{self, Paint};
+use crate::config::{self, Config};
+use crate::engine::{self, Engine};
+use crate::source::last_good;
+use crate::tasks;
+
+/// `cgrove plan`: reads everything, changes nothing.
+pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
+    let config = config_or_default(args, tree)?;
+    let found = document::find(args, tree)?;
+    let desired = document::parse(&found)?;
+    let (plan, moves) = compute(&config, &desired, previous(&config, &desired))?;
+    if args.global.json() {
+        let moves: Vec<_> = moves.iter().map(|m| json!({"hierarchy": m.hierarchy, "group": m.group, "pid": m.pid, "from": m.from})).collect();
+        let report = json!({
+            "digest": plan.digest(), "document": desired.digest, "actions": plan.actions, "moves": moves,
+            "notes": plan.notes, "guard": plan.guard, "warnings": desired.warnings,
+        });
+        term::out(&report.to_string());
+    } else {
+        term::out(&header(&config, &desired, &found.place));
+        term::out(&render(&plan, &moves, &desired, Paint::stdout()));
+    }
+    Ok(if plan.is_empty() && moves.is_empty() { 0 } else { exit::CHANGES })
+}
+
+/// For `cgrove push`, on standard output before the document is written.
+pub(super) fn show_for_push(config: &Config, desired: &Desired, previous: Option<String>) {
+    match compute(config, desired, previous) {
+        Ok((plan, moves)) => term::out(&render(&plan, &moves, desired, Paint::stdout())),
+        Err(e) => term::err(&format!("cgrove: this node cannot show its plan: {}", e.message)),
+    }
+}
+
+/// `cgrove apply`: one reconcile.
+pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
+    let config = document::load(args)?;
+    let found = document::find(args, tree)?;
+    let desired = document::parse(&found)?;
+    crate::run::permitted(&config)?;
+    let mut engine = Engine::new(config.clone())?;
+    let previous = previous(&config, &desired);
+    let round = engine.reconcile(&desired, previous.clone())?;
+    keep(&config, &found, desired.clone(), previous);
+    let failed = round.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Failed { .. })).count() + round.tasks.faults.len() + round.faults.len();
+    if args.global.json() {
+        let actions: Vec<_> = round.outcomes.iter().map(|(a, o)| json!({"action": a, "result": o})).collect();
+        let held: Vec<_> = round.plan.actions.iter().filter(|a| a.held.is_some()).collect();
+        let report = json!({
+            "digest": round.plan.digest(), "actions": actions, "held": held, "moved": round.tasks.moved,
+            "notes": round.plan.notes, "guard": round.plan.guard, "problems": round.tasks.look.problems,
+        });
+        term::out(&report.to_string());
+    } else {
+        let paint = Paint::stdout();
+        term::out(&header(&config, &desired, &found.place));
+        term::out(&render(&round.plan, &[], &desired, paint));
+        for (action, outcome) in &round.outcomes {
+            match outcome {
+                Outcome::Failed { fault } => term::err(&format!("{} {} {}: {fault}", paint.red("failed"), action.hierarchy, action.group)),
+                Outcome::Done { kept: Some(kept) } => term::out(&format!("note: the kernel made it {kept}: {} {}", action.hierarchy, action.group)),
+                _ => {}
+            }
+        }
+        for fault in round.tasks.faults.iter().map(|(_, f)| f).chain(&round.faults) {
+            term::err(&format!("{} {fault}", paint.red("failed")));
+        }
+        for problem in &round.tasks.look.problems {
+            term::err(&format!("pid file: {problem}"));
+        }
+        term::out(&format!("Applied: {} done, {failed} failed, {} processes moved.", round.outcomes.len() - failed.min(round.outcomes.len()), round.tasks.moved));
+    }
+    Ok(if failed > 0 { 69 } else { 0 })
+}
+
+/// What was applied is in force: a later `allow_removals` refers to it.
+fn keep(config: &Config, found: &Found, desired: Desired, previous: Option<String>) {
+    let version = last_good::load(&config.tree.state_dir).ok().flatten().map_or(0, |d| d.version);
+    let document = crate::source::Document { bytes: found.bytes.clone(), version, desired: Arc::new(desired), previous };
+    if let Err(e) = last_good::save(&config.tree.state_dir, &document) {
+        term::err(&format!("cgrove: warning: {}: {e}", config.tree.state_dir.display()));
+    }
+}
+
+/// The digest of the document in force, if it is another one.
+fn previous(config: &Config, desired: &Desired) -> Option<String> {
+    let last = last_good::load(&config.tree.state_dir).ok().flatten()?;
+    (last.desired.digest != desired.digest).then(|| last.desired.digest.clone())
+}
+
+/// `plan TREE` works without a configuration, so that a document can be tried on any node.
+fn config_or_default(args: &Args, tree: Option<&str>) -> Result<Arc<Config>, Exit> {
+    match tree {
+        Some(_) if !args.global.has_config() => Ok(Arc::new(config::standard(std::env::vars())?)),
+        _ => document::load(args),
+    }
+}
+
+fn compute(config: &Config, desired: &Desired, previous: Option<String>) -> Result<(Plan, Vec<Move>), Exit> {
+    let (host, actual) = engine::observe(config, desired)?;
+    let approval = Approval { previous, digests: engine::approvals(&config.tree.state_dir), ..Approval::default() };
+    let plan = core::plan(desired, &actual, &config.cgroup.policy, &approval);
+    let look = tasks::look(config, &host, desired, &mut Origins::default());
+    Ok((plan, look.misplaced.moves))
+}
+
+fn header(config: &Config, desired: &Desired, place: &str) -> String {
+    let prune = match config.prune() {
+        Prune::Owned => "owned",
+        Prune::All => "all",
+        Prune::None => "none",
+    };
+    format!("{place}\n{} groups, parent {}, prune {prune}\n", desired.groups.len(), config.parent())
+}
+
+/// The plan for people: one block a group, what happens first in colour, then the knobs.
+pub(super) fn render(plan: &Plan, moves: &[Move], desired: &Desired, paint: Paint) -> String {
+    let mut out = String::new();
+    for warning in &desired.warnings {
+        let _ = writeln!(out, "{} {warning}", paint.yellow("warning"));
+    }
+    let mut groups: BTreeMap<&GroupPath, Vec<&Action>> = BTreeMap::new();
+    for action in &plan.actions {
+        groups.entry(&action.group).or_default().push(action);
+    }
+    for (path, actions) in &groups {
+        block(&mut out, path, actions, paint);
+    }
+    for (group, count) in count_moves(moves) {
+        let _ = writeln!(out, "  {} {group}  {count} to move in", paint.yellow("»"));
+    }
+    let mut notes: Vec<String> = plan
+        .notes
+        .iter()
+        .map(|n| format!("{} {}{}: {}", n.hierarchy, n.group, n.knob.as_ref().map(|k| format!(" {k}")).unwrap_or_default(), n.text))
+        .collect();
+    notes.dedup();
+    for note in notes {
+        let _ = writeln!(out, "  {} {note}", paint.dim("i"));
+    }
+    if let Some(guard) = plan.guard.as_ref().filter(|g| !g.approved) {
+        let _ = writeln!(out, "\n{} {}.\nTo let them go: cgrove approve {}", paint.red("Removals are held:"), guard.why, guard.digest);
+    }
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    out.push_str(&summary(plan, moves, paint));
+    out
+}
+
+fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) {
+    let hierarchies = |wanted: fn(&Op) -> bool| {
+        let mut names: Vec<&str> = actions.iter().filter(|a| wanted(&a.op)).map(|a| a.hierarchy.as_str()).collect();
+        names.dedup();
+        names.join(" ")
+    };
+    let (created, removed) = (hierarchies(|op| matches!(op, Op::Create)), hierarchies(|op| matches!(op, Op::Remove)));
+    let shown = if path.is_root() { "(the parent)" } else { path.as_str() };
+    if !removed.is_empty() {
+        let _ = writeln!(out, "  {} {}  {}", paint.red("-"), paint.bold(shown), paint.dim(&removed));
+    } else if !created.is_empty() {
+        let _ = writeln!(out, "  {} {}  {}", paint.green("+"), paint.bold(shown), paint.dim(&created));
+    } else {
+        let adopted = hierarchies(|op| matches!(op, Op::Adopt { .. }));
+        let adopted = if adopted.is_empty() { String::new() } else { format!("  {}", paint.dim(&format!("adopted in {adopted}"))) };
+        let _ = writeln!(out, "  {} {}{adopted}", paint.yellow("~"), paint.bold(shown));
+    }
+    for action in actions {
+        match &action.op {
+            Op::Write(w) if w.want.is_some() => {
+                let from = w.from.as_ref().filter(|f| !f.is_empty()).map(|f| format!("{} → ", shorten(f))).unwrap_or_default();
+                let to = w.want.as_ref().map(|want| want.shown()).unwrap_or_default();
+                let why = match &w.because {
+                    Some(_) if w.knob != w.file => format!("  {}", paint.dim(&format!("({})", w.knob))),
+                    Some(because) => format!("  {}", paint.dim(&format!("({because})"))),
+                    None => String::new(),
+                };
+                let _ = writeln!(out, "      {:<28} {from}{to}{why}", w.file);
+            }
+            Op::Forget { file } => {
+                let _ = writeln!(out, "      {file:<28} {}", paint.dim("left as it is, no longer ours"));
+            }
+            _ => {}
+        }
+        if let Some(why) = &action.held {
+            let _ = writeln!(out, "      {} {why}", paint.red("held:"));
+        }
+    }
+}
+
+/// The kernel's "no limit" and several lines made readable.
+fn shorten(text: &str) -> String {
+    if text.parse::<u64>().is_ok_and(|n| n >= cgrove_core::knobs::MEMORY_MAX - (1 << 20)) {
+        return "max".into();
+    }
+    text.lines().next().unwrap_or_default().into()
+}
+
+fn count_moves(moves: &[Move]) -> BTreeMap<&GroupPath, String> {
+    let mut pids: BTreeMap<&GroupPath, std::collections::BTreeSet<i32>> = BTreeMap::new();
+    for step in moves {
+        pids.entry(&step.group).or_default().insert(step.pid);
+    }
+    pids.into_iter().map(|(g, p)| (g, if p.len() == 1 { "1 process".into() } else { format!("{} processes", p.len()) })).collect()
+}
+
+fn summary(plan: &Plan, moves: &[Move], paint: Paint) -> String {
+    if plan.is_empty() && moves.is_empty() {
+        return paint.green("Nothing to change.");
+    }
+    let paths = |wanted: fn(&Op) -> bool| {
+        let set: std::collections::BTreeSet<_> = plan.due().filter(|a| wanted(&a.op)).map(|a| &a.group).collect();
+        set.len()
+    };
+    let writes = plan.due().filter(|a| matches!(&a.op, Op::Write(w) if w.want.is_some())).count();
+    let held = plan.actions.iter().filter(|a| a.held.is_some()).count();
+    let mut parts = vec![
+        format!("{} to create", paths(|op| matches!(op, Op::Create))),
+        format!("{writes} knobs to write"),
+        format!("{} to remove", paths(|op| matches!(op, Op::Remove))),
+    ];
+    if held > 0 {
+        parts.push(format!("{held} held"));
+    }
+    let pids: std::collections::BTreeSet<_> = moves.iter().map(|m| m.pid).collect();
+    if !pids.is_empty() {
+        parts.push(format!("{} processes to move", pids.len()));
+    }
+    format!("Plan {}: {}.", plan.digest(), parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cgrove_core::actual::{Actual, Group, Hierarchy, MARK_FORMAT, Machine, Mark, Marked, Version};
+    use cgrove_core::ids::Controller;
+    use cgrove_core::plan::Policy;
+
+    fn node() -> Actual {
+        let p = |s| GroupPath::parse(s).unwrap();
+        let mark = Mark { format: MARK_FORMAT, instance: "cgrove".into(), parent: "/".into(), files: BTreeMap::new() };
+        let ours = Group { mark: Marked::Ours(mark), values: [("cpu.shares".to_owned(), "1024\n".to_owned())].into(), ..Group::default() };
+        let groups = [(p("/"), Group::default()), (p("/batch"), ours.clone()), (p("/old"), ours)];
+        let hierarchy = |label: &str, controller, files: &[&str]| Hierarchy {
+            label: label.into(),
+            version: Version::V1,
+            controllers: [controller].into_iter().collect(),
+            at_root: true,
+            present: true,
+            files: files.iter().map(|f| (*f).to_owned()).collect(),
+            above: BTreeMap::new(),
+            groups: groups.clone().into(),
+        };
+        let hierarchies = vec![
+            hierarchy("cpu", Controller::Cpu, &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"]),
+            hierarchy("memory", Controller::Memory, &["memory.limit_in_bytes"]),
+        ];
+        Actual { machine: Machine { memory: 8 << 30, cpus: 4, page: 4096 }, hierarchies }
+    }
+
+    /// The plan as people see it; change it on purpose only.
+    const EXPECTED: &str = "  ~ /batch
+      cpu.shares                   1024 → 205  (cpu.weight)
+  - /old  cpu memory
+  + /web  cpu memory
+      cpu.shares                   8192  (cpu.weight)
+      memory.limit_in_bytes        512M  (memory.max)
+  i cpuacct /: no hierarchy with cpuacct is mounted; what concerns it is left out
+
+Plan DIGEST: 1 to create, 3 knobs to write, 1 to remove.";
+
+    #[test]
+    fn a_plan_reads_well() {
+        let text = r#"{"controllers": ["cpu", "memory"], "groups": {"batch": {"knobs": {"cpu.weight": 20}},
+            "web": {"knobs": {"cpu.weight": 800, "memory.max": "512M"}}}}"#;
+        let desired = cgrove_core::document::parse(text.as_bytes()).unwrap();
+        let plan = core::plan(&desired, &node(), &Policy::default(), &Approval::default());
+        let shown = render(&plan, &[], &desired, Paint::none()).replace(&plan.digest(), "DIGEST");
+        assert_eq!(shown, EXPECTED, "{shown}");
+    }
+
+    #[test]
+    fn nothing_to_do_says_so() {
+        let desired = cgrove_core::document::parse(br#"{"cpu": {}}"#).unwrap();
+        assert_eq!(render(&Plan::default(), &[], &desired, Paint::none()), "Nothing to change.");
+    }
+}

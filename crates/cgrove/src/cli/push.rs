@@ -1,0 +1,51 @@
+//! `cgrove push`
+
+use cgrove_core::json::{self, Json};
+
+use super::args::Args;
+use super::document::{self, Found};
+use super::exit::Exit;
+use super::{in_runtime, plan, term};
+use crate::config::SourceKind;
+use crate::source::zookeeper;
+
+pub(super) fn run(args: &Args, tree: &str, approve: bool) -> Result<u8, Exit> {
+    let config = document::load(args)?;
+    if config.tree.source != SourceKind::ZooKeeper {
+        return Err(Exit::usage("tree.source is \"file\": replace the file itself, by rename".into()));
+    }
+    let mut found = document::find(args, Some(tree))?;
+    document::parse(&found)?;
+    let current = in_runtime(zookeeper::read_once(&config.zookeeper))?.map_err(Exit::unavailable)?;
+    let previous = current.as_ref().map(|(bytes, _)| cgrove_core::document::digest(bytes));
+    if approve {
+        let Some(previous) = &previous else {
+            return Err(Exit::usage("--approve: there is no document yet, so nothing can be removed".into()));
+        };
+        found = with_approval(&found, previous)?;
+    }
+    let desired = document::parse(&found)?;
+    if !args.global.json() {
+        plan::show_for_push(&config, &desired, previous);
+    }
+    let version = in_runtime(zookeeper::write(&config.zookeeper, &found.bytes, current.map(|(_, version)| version)))?;
+    let version = version.map_err(Exit::unavailable)?;
+    if args.global.json() {
+        term::out(&serde_json::json!({ "version": version, "digest": desired.digest }).to_string());
+    } else {
+        term::out(&format!("written to {} as version {version}, digest {}", zookeeper::place(&config.zookeeper), desired.digest));
+    }
+    Ok(0)
+}
+
+/// The document with `"allow_removals"` set to the digest of the one that it replaces.
+fn with_approval(found: &Found, previous: &str) -> Result<Found, Exit> {
+    let text = std::str::from_utf8(&found.bytes).map_err(|e| Exit::document(e.to_string()))?;
+    let Ok(Json::Object(mut entries)) = json::parse(text) else {
+        return Err(Exit::document(format!("{}: not a JSON object", found.place)));
+    };
+    entries.retain(|(key, _)| key != "allow_removals");
+    entries.push(("allow_removals".into(), Json::String(previous.into())));
+    let bytes = serde_json::to_vec_pretty(&Json::Object(entries)).map_err(|e| Exit::document(e.to_string()))?;
+    Ok(Found { bytes: bytes.into(), place: found.place.clone() })
+}

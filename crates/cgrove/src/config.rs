@@ -1,0 +1,171 @@
+//! Settings: a TOML file, then CGROVE_* from the environment; checked once, then immutable.
+
+mod load;
+mod names;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cgrove_cgroupfs::mark::Identity;
+use cgrove_core::ids::GroupPath;
+use cgrove_core::plan::{Policy, Prune};
+
+pub(crate) use load::{ConfigError, load, standard};
+
+/// Where the configuration is unless `--config` says otherwise.
+pub(crate) const DEFAULT_PATH: &str = "/etc/cgrove/cgrove.toml";
+
+/// Everything that can be set, validated. `config/cgrove.toml` explains each.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) node: String,
+    pub(crate) tree: Tree,
+    pub(crate) zookeeper: ZooKeeper,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) tasks: Tasks,
+    pub(crate) usage: Usage,
+    pub(crate) redis: Redis,
+    pub(crate) server: Server,
+    /// `demo = true`: a small busy process to look at, which ends with the daemon.
+    pub(crate) demo: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SourceKind {
+    ZooKeeper,
+    File,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Tree {
+    pub(crate) source: SourceKind,
+    pub(crate) path: PathBuf,
+    pub(crate) state_dir: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ZooKeeper {
+    pub(crate) hosts: String,
+    pub(crate) prefix: String,
+    pub(crate) auth: Vec<Auth>,
+    pub(crate) session_timeout: Duration,
+}
+
+/// One `addauth`; the secret is read again at each connection when it lives in a file.
+#[derive(Debug, Clone)]
+pub(crate) struct Auth {
+    pub(crate) scheme: String,
+    pub(crate) credential: Secret,
+}
+
+/// A secret that never prints.
+#[derive(Clone)]
+pub(crate) enum Secret {
+    Text(String),
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("***"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
+}
+
+impl Secret {
+    /// The secret itself, without the newline that editors add to files.
+    pub(crate) fn read(&self) -> std::io::Result<String> {
+        match self {
+            Self::Text(text) => Ok(text.clone()),
+            Self::File(path) => {
+                let named = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+                Ok(std::fs::read_to_string(path).map_err(named)?.trim_end_matches(['\n', '\r']).to_owned())
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroup {
+    pub(crate) dir: PathBuf,
+    pub(crate) identity: Identity,
+    pub(crate) policy: Policy,
+    pub(crate) resync: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Tasks {
+    pub(crate) interval: Duration,
+    /// Group name, path or glob to files; in file order.
+    pub(crate) pid_files: Vec<(String, Vec<String>)>,
+    pub(crate) follow_symlinks: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    Memory,
+    Redis,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Usage {
+    pub(crate) store: StoreKind,
+    pub(crate) keep: Duration,
+    pub(crate) memory: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Redis {
+    pub(crate) url: String,
+    pub(crate) password: Option<Secret>,
+    pub(crate) prefix: String,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) allow_from: Vec<ipnet::IpNet>,
+    pub(crate) insecure: bool,
+    pub(crate) hosts: Vec<String>,
+    pub(crate) max_connections: usize,
+}
+
+impl Config {
+    /// The managed parent.
+    pub(crate) fn parent(&self) -> &GroupPath {
+        &self.cgroup.identity.parent
+    }
+
+    pub(crate) fn prune(&self) -> Prune {
+        self.cgroup.policy.prune
+    }
+
+    /// The pid files of each group by configuration, with `{name}` and `{path}` filled in. A bare name that stands
+    /// at several paths is reported, never guessed.
+    pub(crate) fn pid_files(&self, groups: &[&GroupPath]) -> (BTreeMap<GroupPath, Vec<String>>, Vec<String>) {
+        let mut out: BTreeMap<GroupPath, Vec<String>> = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (key, files) in &self.tasks.pid_files {
+            let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+            let Ok(pattern) = glob::Pattern::new(key) else { continue };
+            let is_path = key.starts_with('/');
+            let hit = |p: &&&GroupPath| if is_path { pattern.matches_with(p.as_str(), options) } else { pattern.matches(p.name()) };
+            let hits: Vec<_> = groups.iter().filter(hit).collect();
+            let bare = !is_path && glob::Pattern::escape(key) == *key;
+            if bare && hits.len() > 1 {
+                let paths: Vec<_> = hits.iter().map(|p| p.as_str()).collect();
+                problems.push(format!("tasks.pid_files.{key:?}: the name stands at {}; use the path", paths.join(", ")));
+                continue;
+            }
+            for path in hits {
+                let filled = files.iter().map(|f| f.replace("{name}", path.name()).replace("{path}", path.as_str()));
+                out.entry((**path).clone()).or_default().extend(filled);
+            }
+        }
+        (out, problems)
+    }
+}

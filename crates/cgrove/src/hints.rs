@@ -1,0 +1,91 @@
+//! inotify as an async hint: "something in these directories changed". Whoever listens reads again.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use tokio::io::unix::AsyncFd;
+
+/// Readiness of a descriptor that someone else reads.
+pub(crate) struct Ready(AsyncFd<OwnedFd>);
+
+impl Ready {
+    pub(crate) fn new(source: &impl AsFd) -> std::io::Result<Self> {
+        let fd = source.as_fd().try_clone_to_owned()?;
+        // SAFETY: an OwnedFd stays open, and names the same file, for as long as the AsyncFd that owns it.
+        #[allow(unsafe_code, reason = "tokio has no safe constructor for an owned descriptor")]
+        let fd = unsafe { AsyncFd::register(fd) }?;
+        Ok(Self(fd))
+    }
+
+    /// Waits until there is something to read, lets `read` take all of it, and returns what it says.
+    pub(crate) async fn take<T>(&self, read: impl FnOnce() -> T) -> T {
+        match self.0.readable().await {
+            Ok(mut guard) => {
+                // First cleared, then read: what arrives in between is announced again.
+                guard.clear_ready();
+                read()
+            }
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Watches directories for files that appear, vanish or are written.
+pub(crate) struct DirWatch {
+    inotify: Inotify,
+    ready: Ready,
+    dirs: BTreeMap<PathBuf, WatchDescriptor>,
+}
+
+impl DirWatch {
+    pub(crate) fn new() -> Result<Self, std::io::Error> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let ready = Ready::new(&inotify)?;
+        Ok(Self { inotify, ready, dirs: BTreeMap::new() })
+    }
+
+    /// Watches exactly these directories; ones that do not exist are tried again at the next call.
+    pub(crate) fn set(&mut self, wanted: impl IntoIterator<Item = PathBuf>) {
+        let flags = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_ONLYDIR;
+        let mut old = std::mem::take(&mut self.dirs);
+        for dir in wanted {
+            if let Ok(wd) = old.remove(&dir).map_or_else(|| self.inotify.add_watch(&dir, flags), Ok) {
+                self.dirs.insert(dir, wd);
+            }
+        }
+        for wd in old.into_values() {
+            let _ = self.inotify.rm_watch(wd);
+        }
+    }
+
+    /// Waits for the next change. Cancel-safe.
+    pub(crate) async fn changed(&mut self) {
+        let Self { inotify, ready, dirs } = self;
+        while !ready.take(|| drain(inotify, dirs)).await {}
+    }
+}
+
+/// Reads all events; false when there were none.
+fn drain(inotify: &Inotify, dirs: &mut BTreeMap<PathBuf, WatchDescriptor>) -> bool {
+    let mut any = false;
+    loop {
+        match inotify.read_events() {
+            Ok(events) => {
+                any |= !events.is_empty();
+                for gone in events.iter().filter(|e| e.mask.contains(AddWatchFlags::IN_IGNORED)) {
+                    dirs.retain(|_, wd| *wd != gone.wd);
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(_) => return any,
+        }
+    }
+}

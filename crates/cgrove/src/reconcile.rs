@@ -1,0 +1,326 @@
+//! When to reconcile. One at a time; the latest document wins; nobody waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cgrove_cgroupfs::apply::Outcome;
+use cgrove_cgroupfs::watch::Watch;
+use cgrove_core::plan::{Action, Op};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::engine::{Engine, EngineError, Round, approvals_dir};
+use crate::hints::{DirWatch, Ready};
+use crate::source::Document;
+use crate::source::last_good;
+use crate::status::{Board, Failure, Held, now};
+use crate::tasks::{self, Synced};
+
+/// Drift is read again at most this often.
+const CALM: Duration = Duration::from_secs(1);
+/// Directories of pid files can be busy; processes are looked at no more often than this.
+const PID_FILES_CALM: Duration = Duration::from_millis(200);
+/// When inotify cannot watch everything, we look this often.
+const POLL: Duration = Duration::from_secs(5);
+/// Failed actions are tried again after these seconds, the last one for good.
+const RETRY: [u64; 6] = [1, 2, 5, 10, 30, 60];
+
+/// Everything that wakes the reconciler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// A new document is in force.
+    Document,
+    /// inotify: someone touched the tree.
+    Drift,
+    /// Time to verify knobs, to retry failures, or to poll.
+    Resync,
+    /// Time to verify membership, or a pid file changed.
+    Tasks,
+    /// An approval appeared.
+    Approval,
+    Stop,
+}
+
+/// The loop's state.
+pub(crate) struct Reconciler {
+    config: Arc<Config>,
+    board: Arc<Board>,
+    document: watch::Receiver<Option<Arc<Document>>>,
+    engine: Option<Engine>,
+    watch: Option<(Watch, Ready)>,
+    pid_dirs: Option<DirWatch>,
+    approvals: Option<DirWatch>,
+    /// The digest of the document whose first round is over: its `allow_removals` has counted.
+    begun: Option<String>,
+    next_tasks: Instant,
+    last_tasks: Instant,
+    next_resync: Instant,
+    last_look: Instant,
+    dirty: bool,
+    failed_rounds: usize,
+    known_failures: Vec<Failure>,
+}
+
+impl Reconciler {
+    pub(crate) fn new(config: Arc<Config>, board: Arc<Board>, document: watch::Receiver<Option<Arc<Document>>>, engine: Engine) -> Self {
+        let now = Instant::now();
+        let _ = last_good::make_dir(&approvals_dir(&config.tree.state_dir));
+        let mut approvals = DirWatch::new().ok();
+        if let Some(watch) = &mut approvals {
+            watch.set([approvals_dir(&config.tree.state_dir)]);
+        }
+        let watch = Watch::new().ok().and_then(|w| Ready::new(&w).ok().map(|ready| (w, ready)));
+        if watch.is_none() {
+            warn!("inotify is not available: drift is looked for every {} s instead", POLL.as_secs());
+        }
+        Self {
+            engine: Some(engine),
+            watch,
+            pid_dirs: DirWatch::new().ok(),
+            approvals,
+            begun: None,
+            next_tasks: now,
+            last_tasks: now,
+            next_resync: now + config.cgroup.resync,
+            last_look: now.checked_sub(CALM).unwrap_or(now),
+            dirty: false,
+            failed_rounds: 0,
+            known_failures: Vec::new(),
+            config,
+            board,
+            document,
+        }
+    }
+
+    /// Runs until `stop`. An error means that the parent is not ours.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
+        if self.document.borrow_and_update().is_some() {
+            self.round(Event::Document).await?;
+        }
+        loop {
+            let event = self.next(&mut stop).await;
+            match event {
+                Event::Stop => return Ok(()),
+                Event::Tasks => self.tasks().await?,
+                event => self.round(event).await?,
+            }
+        }
+    }
+
+    /// Waits for the next thing to do.
+    async fn next(&mut self, stop: &mut watch::Receiver<bool>) -> Event {
+        loop {
+            let calm = self.last_look + CALM;
+            tokio::select! {
+                biased;
+                _ = stop.changed() => return Event::Stop,
+                changed = self.document.changed() => return if changed.is_ok() { Event::Document } else { Event::Stop },
+                () = fired(&mut self.approvals) => return Event::Approval,
+                () = fired(&mut self.pid_dirs) => self.next_tasks = self.next_tasks.min(self.last_tasks + PID_FILES_CALM),
+                () = tokio::time::sleep_until(calm), if self.dirty => return Event::Drift,
+                tree = drifted(&mut self.watch) => self.dirty |= tree,
+                () = tokio::time::sleep_until(self.next_tasks) => return Event::Tasks,
+                () = tokio::time::sleep_until(self.next_resync) => return Event::Resync,
+            }
+        }
+    }
+
+    /// A whole reconcile.
+    async fn round(&mut self, event: Event) -> Result<(), EngineError> {
+        let Some(document) = self.document.borrow_and_update().clone() else {
+            self.next_resync = Instant::now() + self.config.cgroup.resync;
+            return Ok(());
+        };
+        let Some(mut engine) = self.engine.take() else { return Ok(()) };
+        self.dirty = false;
+        let first = self.begun.as_ref() != Some(&document.desired.digest);
+        let previous = document.previous.clone().filter(|_| first);
+        let desired = document.desired.clone();
+        let (engine, result) = blocking(move || {
+            let result = engine.reconcile(&desired, previous);
+            (engine, result)
+        })
+        .await;
+        self.engine = Some(engine);
+        self.last_look = Instant::now();
+        self.begun = Some(document.desired.digest.clone());
+        match result {
+            Ok(round) => self.record(event, round),
+            Err(EngineError::Fault(fault)) => {
+                warn!("reconcile: {fault}");
+                self.board.update(|s| {
+                    s.plan.error = Some(fault.to_string());
+                    s.plan.at = now();
+                });
+                self.schedule(true, 1);
+            }
+            Err(e @ EngineError::Lock(_)) => return Err(e),
+        }
+        if let Some(watch) = &mut self.pid_dirs {
+            watch.set(tasks::directories(&self.config, &document.desired));
+        }
+        Ok(())
+    }
+
+    async fn tasks(&mut self) -> Result<(), EngineError> {
+        self.last_tasks = Instant::now();
+        self.next_tasks = self.last_tasks + self.config.tasks.interval;
+        let Some(document) = self.document.borrow().clone() else { return Ok(()) };
+        let Some(mut engine) = self.engine.take() else { return Ok(()) };
+        let desired = document.desired.clone();
+        let (engine, result) = blocking(move || {
+            let result = engine.sync_tasks(&desired);
+            (engine, result)
+        })
+        .await;
+        self.engine = Some(engine);
+        if let Some(watch) = &mut self.pid_dirs {
+            watch.set(tasks::directories(&self.config, &document.desired));
+        }
+        match result {
+            Ok(synced) => self.record_tasks(&synced),
+            Err(e) => warn!("tasks: {e}"),
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, event: Event, round: Round) {
+        let mut failures = Vec::new();
+        let mut done = 0;
+        for (action, outcome) in &round.outcomes {
+            match outcome {
+                Outcome::Done { kept } => {
+                    done += 1;
+                    let (hierarchy, group) = (&action.hierarchy, action.group.as_str());
+                    match kept {
+                        Some(kept) => info!(hierarchy, group, "{}; the kernel made it {kept}", verb(action)),
+                        None => info!(hierarchy, group, "{}", verb(action)),
+                    }
+                }
+                Outcome::AlreadySo => {}
+                Outcome::Failed { fault } if fault.vanished() => self.dirty = true,
+                Outcome::Failed { fault } => failures.push(failure(action, fault.to_string())),
+            }
+        }
+        failures.extend(round.faults.iter().map(|f| Failure {
+            hierarchy: String::new(),
+            group: f.path.display().to_string(),
+            knob: None,
+            error: f.to_string(),
+        }));
+        for f in failures.iter().filter(|f| !self.known_failures.contains(f)) {
+            warn!(hierarchy = f.hierarchy, group = f.group, "{}", f.error);
+        }
+        let held: Vec<Held> = round
+            .plan
+            .actions
+            .iter()
+            .filter_map(|a| Some(Held { hierarchy: a.hierarchy.clone(), group: a.group.to_string(), why: a.held.clone()? }))
+            .collect();
+        let guard = round.plan.guard.clone();
+        let known = self.board.update(|s| {
+            let p = &mut s.plan;
+            let known = p.guard == guard && p.held.len() == held.len();
+            p.rounds += 1;
+            p.done_total += done;
+            p.at = now();
+            p.error = None;
+            if !round.plan.is_empty() {
+                (p.digest, p.actions) = (round.plan.digest(), round.plan.actions.len());
+            }
+            (p.failures, p.held, p.guard, p.notes) = (failures.clone(), held, guard, round.plan.notes.clone());
+            known
+        });
+        if let Some(guard) = round.plan.guard.as_ref().filter(|g| !g.approved && !known) {
+            error!("removals held: {}; `cgrove approve {}` lets them go", guard.why, guard.digest);
+        }
+        if !round.plan.is_empty() {
+            info!(?event, actions = round.plan.actions.len(), done, failed = failures.len(), "reconciled");
+        }
+        let failed = !failures.is_empty();
+        self.known_failures = failures;
+        self.record_tasks(&round.tasks);
+        self.last_tasks = Instant::now();
+        self.next_tasks = self.last_tasks + self.config.tasks.interval;
+        let missed = self.watch.as_mut().map_or(1, |(watch, _)| watch.set(round.directories));
+        self.schedule(failed, missed);
+    }
+
+    /// When to look again without a hint.
+    fn schedule(&mut self, failed: bool, unwatched: usize) {
+        self.failed_rounds = if failed { self.failed_rounds + 1 } else { 0 };
+        let mut pause = self.config.cgroup.resync;
+        if failed {
+            pause = pause.min(Duration::from_secs(RETRY[(self.failed_rounds - 1).min(RETRY.len() - 1)]));
+        }
+        if unwatched > 0 {
+            pause = pause.min(POLL);
+        }
+        self.next_resync = Instant::now() + pause;
+    }
+
+    fn record_tasks(&self, synced: &Synced) {
+        let look = &synced.look;
+        let mut problems = look.problems.clone();
+        problems.extend(synced.faults.iter().map(|(step, fault)| format!("pid {} to {}: {fault}", step.pid, step.group)));
+        for fault in &synced.faults {
+            warn!(group = fault.0.group.as_str(), "{}", fault.1);
+        }
+        if synced.moved > 0 {
+            info!(moved = synced.moved, "processes moved");
+        }
+        self.board.update(|s| {
+            let t = &mut s.tasks;
+            t.at = now();
+            t.named = look.named;
+            t.groups = tasks::counts(&look.placement).map(|(path, n)| (path.to_string(), n)).collect();
+            t.processes = t.groups.values().sum();
+            t.moved_total += synced.moved as u64;
+            t.problems = problems;
+            t.left_alone.clone_from(&look.misplaced.left_alone);
+        });
+    }
+}
+
+/// Runs on a thread that may block. A panic in there is a bug; it ends the daemon, which systemd starts again.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn fired(watch: &mut Option<DirWatch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for events on the tree; true when they concern it.
+async fn drifted(watch: &mut Option<(Watch, Ready)>) -> bool {
+    let Some((watch, ready)) = watch else { return std::future::pending().await };
+    let hints = ready.take(|| watch.drain()).await;
+    hints.tree || hints.overflow
+}
+
+fn verb(action: &Action) -> String {
+    match &action.op {
+        Op::Create => "created".into(),
+        Op::Adopt { .. } => "adopted".into(),
+        Op::Write(w) => format!("{} = {}", w.file, w.to.join(", ")),
+        Op::Forget { file } => format!("{file} is no longer ours"),
+        Op::Remove => "removed".into(),
+    }
+}
+
+fn failure(action: &Action, error: String) -> Failure {
+    let knob = match &action.op {
+        Op::Write(w) => Some(w.knob.clone()),
+        _ => None,
+    };
+    Failure { hierarchy: action.hierarchy.clone(), group: action.group.to_string(), knob, error }
+}

@@ -1,0 +1,144 @@
+//! The sampler's thread: wakes at each full second, measures, hands the slot to the ring. It waits for nobody.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use cgrove_cgroupfs::host::Host;
+use cgrove_cgroupfs::sample::{Sampler, descriptor_budget};
+use cgrove_core::usage::Template;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::source::Document;
+use crate::status::Board;
+use crate::store::ring::Ring;
+
+/// A clock that was set back by no more than this is waited for; beyond it slots count on by themselves.
+const SMALL_STEP: u64 = 5;
+
+enum Order {
+    Tree(Arc<Document>),
+    Stop,
+}
+
+/// The running thread.
+pub(crate) struct Handle {
+    orders: Sender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    /// Measures this document's groups from the next second on.
+    pub(crate) fn measure(&self, document: Arc<Document>) {
+        let _ = self.orders.send(Order::Tree(document));
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let _ = self.orders.send(Order::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts the thread.
+pub(crate) fn start(config: Arc<Config>, board: Arc<Board>, ring: Arc<Ring>) -> std::io::Result<Handle> {
+    let (orders, inbox) = channel();
+    let thread = std::thread::Builder::new().name("sampler".into()).spawn(move || Loop { config, board, ring, budget: descriptor_budget() }.run(&inbox))?;
+    Ok(Handle { orders, thread: Some(thread) })
+}
+
+struct Loop {
+    config: Arc<Config>,
+    board: Arc<Board>,
+    ring: Arc<Ring>,
+    budget: usize,
+}
+
+impl Loop {
+    fn run(self, inbox: &Receiver<Order>) {
+        let mut sampler: Option<Sampler> = None;
+        let mut template = Template::default();
+        let mut last = self.ring.newest();
+        let mut size = 0;
+        loop {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let wait = Duration::from_nanos(1_000_000_000 - u64::from(now.subsec_nanos()));
+            match inbox.recv_timeout(wait) {
+                Ok(Order::Tree(document)) => {
+                    let wanted = Template::new(&document.desired);
+                    if sampler.is_none() || wanted != template {
+                        template = wanted;
+                        sampler = self.prepare(template.clone());
+                    }
+                    continue;
+                }
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let Some(sampler) = &mut sampler else { continue };
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            let Some(slot) = next_slot(last, now) else { continue };
+            let mut out = Vec::with_capacity(size + size / 16 + 256);
+            let gaps = sampler.sample(&mut out);
+            size = out.len();
+            let held = self.ring.push(slot, Bytes::from(out));
+            let missed = last.map_or(0, |last| slot - last - 1);
+            last = Some(slot);
+            self.board.update(|s| {
+                let u = &mut s.usage;
+                u.newest_slot = Some(slot);
+                u.slots_total += 1;
+                u.gaps_total += missed;
+                u.missing = gaps.missing;
+                (u.held, u.held_bytes, u.dropped_total) = (held.slots, held.bytes, held.dropped);
+            });
+        }
+    }
+
+    fn prepare(&self, template: Template) -> Option<Sampler> {
+        match Host::discover(&self.config.cgroup.dir) {
+            Ok(host) => {
+                let sampler = Sampler::new(template, &host, self.config.parent(), self.budget);
+                info!(io_source = sampler.io_source, "sampling");
+                self.board.update(|s| s.usage.io_source = sampler.io_source);
+                Some(sampler)
+            }
+            Err(e) => {
+                warn!("sampler: {e}");
+                None
+            }
+        }
+    }
+}
+
+/// The slot for this wake-up: the clock's second, but never one that was or lies before. A timer that fires a hair
+/// early, or a clock set back a little, gets no slot; a clock set back far makes slots count on.
+fn next_slot(last: Option<u64>, now: u64) -> Option<u64> {
+    match last {
+        None => Some(now),
+        Some(last) if now > last => Some(now),
+        Some(last) if last - now < SMALL_STEP => None,
+        Some(last) => Some(last + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next_slot;
+
+    #[test]
+    fn slots_are_unique_and_monotone_whatever_the_clock_does() {
+        assert_eq!(next_slot(None, 100), Some(100));
+        assert_eq!(next_slot(Some(100), 101), Some(101));
+        assert_eq!(next_slot(Some(100), 3700), Some(3700));
+        assert_eq!(next_slot(Some(100), 100), None);
+        assert_eq!(next_slot(Some(100), 97), None);
+        assert_eq!(next_slot(Some(5000), 1400), Some(5001));
+    }
+}

@@ -1,0 +1,198 @@
+//! One port for everything: WebSocket on `/` and `/ws`, `/healthz`, `/readyz`, `/metrics`. Read-only.
+
+mod access;
+mod metrics;
+mod request;
+mod socket;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tracing::{debug, warn};
+
+use crate::config::Config;
+use crate::source::Document;
+use crate::status::Board;
+use crate::store::redis::Redis;
+use crate::store::ring::Ring;
+
+/// A client must have sent its request by then.
+const HEADERS: Duration = Duration::from_secs(10);
+/// Replies under way to all clients together, in KiB.
+const IN_FLIGHT: usize = 64 << 10;
+
+/// What requests are answered from.
+pub(crate) struct Library {
+    pub(crate) config: Arc<Config>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) redis: Option<Redis>,
+    pub(crate) document: watch::Receiver<Option<Arc<Document>>>,
+    pub(crate) in_flight: Arc<Semaphore>,
+}
+
+impl Library {
+    pub(crate) fn new(config: Arc<Config>, board: Arc<Board>, ring: Arc<Ring>, redis: Option<Redis>, document: watch::Receiver<Option<Arc<Document>>>) -> Self {
+        Self { config, board, ring, redis, document, in_flight: Arc::new(Semaphore::new(IN_FLIGHT)) }
+    }
+}
+
+/// Opens the port; done before any source or store is reached.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves until dropped.
+pub(crate) async fn run(listener: TcpListener, library: Arc<Library>, connections: Arc<Semaphore>) {
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(pair) => pair,
+            Err(e) => {
+                // Out of descriptors, or the client was gone already.
+                debug!("accept: {e}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = connections.clone().try_acquire_owned() else {
+            library.board.update(|s| s.server.refused_total += 1);
+            continue;
+        };
+        tokio::spawn(connection(stream, peer, library.clone(), Arc::new(permit)));
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, library: Arc<Library>, permit: Arc<OwnedSemaphorePermit>) {
+    let _ = stream.set_nodelay(true);
+    library.board.update(|s| s.server.connections += 1);
+    let _count = Count(library.clone(), permit);
+    let count = Arc::new(_count);
+    let service = service_fn(|request| {
+        let (library, count) = (library.clone(), count.clone());
+        async move { Ok::<_, Infallible>(route(request, peer, library, count)) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .max_buf_size(16 << 10)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(e) = served {
+        debug!(%peer, "connection: {e}");
+    }
+}
+
+/// Counts a connection for as long as anything of it lives.
+pub(crate) struct Count(Arc<Library>, #[allow(dead_code, reason = "held for its drop")] Arc<OwnedSemaphorePermit>);
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.board.update(|s| s.server.connections -= 1);
+    }
+}
+
+type Reply = Response<Full<Bytes>>;
+
+fn route(mut request: Request<Incoming>, peer: SocketAddr, library: Arc<Library>, count: Arc<Count>) -> Reply {
+    if let Err(why) = access::check(&library.config, peer, request.headers()) {
+        library.board.update(|s| s.server.refused_total += 1);
+        return text(StatusCode::FORBIDDEN, format!("{why}\n"));
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET: no request changes anything\n".into());
+    }
+    match request.uri().path() {
+        "/" | "/ws" if access::wants_websocket(request.headers()) => upgrade(&mut request, peer, library, count),
+        "/" | "/ws" => text(StatusCode::OK, front(&library.config)),
+        "/healthz" => text(StatusCode::OK, "ok\n".into()),
+        "/readyz" => {
+            let status = library.board.snapshot();
+            let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            text(code, readiness(&status))
+        }
+        "/metrics" => {
+            let body = metrics::render(&library.board.snapshot());
+            respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", body)
+        }
+        _ => text(StatusCode::NOT_FOUND, "here are / (WebSocket), /healthz, /readyz and /metrics\n".into()),
+    }
+}
+
+fn front(config: &Config) -> String {
+    format!(
+        "cgrove {} on {}\n\nThis is a WebSocket: send {{\"cmd\": \"show_account\", \"args\": {{\"nr_slot\": 2}}}}.\nAlso here: /healthz /readyz /metrics\n",
+        env!("CARGO_PKG_VERSION"),
+        config.node
+    )
+}
+
+fn readiness(status: &crate::status::Status) -> String {
+    if status.ready {
+        return "ready\n".into();
+    }
+    let mut why = Vec::new();
+    if !status.source.connected {
+        why.push(format!("source not connected: {}", status.source.error.as_deref().unwrap_or("not yet")));
+    }
+    if status.document.is_none() {
+        why.push("no document is in force".into());
+    } else if status.plan.rounds == 0 {
+        why.push("the tree is not applied yet".into());
+    }
+    format!("not ready: {}\n", why.join("; "))
+}
+
+/// RFC 6455's handshake; the socket's task starts when the client has read it.
+fn upgrade(request: &mut Request<Incoming>, peer: SocketAddr, library: Arc<Library>, count: Arc<Count>) -> Reply {
+    let headers = request.headers();
+    let version = headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|v| v == "13");
+    let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|_| version).cloned() else {
+        return text(StatusCode::BAD_REQUEST, "a WebSocket handshake has Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key\n".into());
+    };
+    let upgraded = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let _count = count;
+        match upgraded.await {
+            Ok(stream) => socket::run(TokioIo::new(stream), library, peer).await,
+            Err(e) => debug!(%peer, "upgrade: {e}"),
+        }
+    });
+    let accept = derive_accept_key(key.as_bytes());
+    let response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "websocket")
+        .header(SEC_WEBSOCKET_ACCEPT, accept)
+        .body(Full::default());
+    response.unwrap_or_else(|e| {
+        warn!("handshake: {e}");
+        Response::default()
+    })
+}
+
+fn text(status: StatusCode, body: String) -> Reply {
+    respond(status, "text/plain; charset=utf-8", body)
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: String) -> Reply {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,50 @@
+//! A document in a file: watched with inotify, and read again now and then whatever inotify says.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::News;
+use crate::hints::DirWatch;
+
+/// Also catches what inotify cannot see, such as a changed target of a symbolic link.
+const REREAD: Duration = Duration::from_secs(5);
+/// Lets an editor finish before we read.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Runs until the receiver is gone. The version counts the changes seen.
+pub(crate) async fn run(path: PathBuf, news: mpsc::Sender<News>) {
+    let mut watch = DirWatch::new().ok();
+    let mut last: Option<Bytes> = None;
+    let mut version = 0;
+    loop {
+        if let Some(watch) = &mut watch {
+            watch.set(path.parent().map(PathBuf::from));
+        }
+        let item = match tokio::fs::read(&path).await {
+            Ok(bytes) => {
+                let bytes = Bytes::from(bytes);
+                if last.as_ref() != Some(&bytes) {
+                    version += i64::from(last.is_some());
+                    last = Some(bytes.clone());
+                }
+                News::Document { bytes, version }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => News::Missing(format!("{} does not exist", path.display())),
+            Err(e) => News::Away(format!("{}: {e}", path.display())),
+        };
+        if news.send(item).await.is_err() {
+            return;
+        }
+        let changed = async {
+            match &mut watch {
+                Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let _ = tokio::time::timeout(REREAD, changed).await;
+        tokio::time::sleep(SETTLE).await;
+    }
+}

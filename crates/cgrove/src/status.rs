@@ -1,0 +1,164 @@
+//! What the daemon knows about itself: written by its tasks, read by `get_status`, `/readyz` and `/metrics`.
+
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cgrove_core::plan::{Guard, Note};
+use serde::Serialize;
+
+/// The status document. Field names are part of `get_status`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Status {
+    pub(crate) node: String,
+    pub(crate) version: &'static str,
+    pub(crate) pid: u32,
+    /// Unix second.
+    pub(crate) started: u64,
+    pub(crate) ready: bool,
+    pub(crate) document: Option<DocumentStatus>,
+    /// The newest document, when it was refused.
+    pub(crate) refused: Option<Refused>,
+    pub(crate) source: SourceStatus,
+    pub(crate) plan: PlanStatus,
+    pub(crate) tasks: TasksStatus,
+    pub(crate) usage: UsageStatus,
+    pub(crate) store: StoreStatus,
+    pub(crate) server: ServerStatus,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct DocumentStatus {
+    pub(crate) version: i64,
+    pub(crate) digest: String,
+    pub(crate) groups: usize,
+    /// Unix second at which it came into force here.
+    pub(crate) since: u64,
+    /// Taken from the state directory, because the source has not answered yet.
+    pub(crate) last_good: bool,
+    pub(crate) warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Refused {
+    pub(crate) version: i64,
+    pub(crate) error: String,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct SourceStatus {
+    pub(crate) kind: &'static str,
+    pub(crate) place: String,
+    pub(crate) connected: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct PlanStatus {
+    /// Rounds so far: observe, plan, apply.
+    pub(crate) rounds: u64,
+    /// Actions done since the start.
+    pub(crate) done_total: u64,
+    /// Unix second of the last round.
+    pub(crate) at: u64,
+    /// The last plan that was not empty.
+    pub(crate) digest: String,
+    pub(crate) actions: usize,
+    pub(crate) failures: Vec<Failure>,
+    pub(crate) held: Vec<Held>,
+    pub(crate) guard: Option<Guard>,
+    pub(crate) notes: Vec<Note>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Failure {
+    pub(crate) hierarchy: String,
+    pub(crate) group: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) knob: Option<String>,
+    pub(crate) error: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Held {
+    pub(crate) hierarchy: String,
+    pub(crate) group: String,
+    pub(crate) why: String,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct TasksStatus {
+    /// Unix second of the last pass.
+    pub(crate) at: u64,
+    /// Pid files that named a process.
+    pub(crate) named: usize,
+    /// Processes that belong to groups, descendants included.
+    pub(crate) processes: usize,
+    /// Processes of each group.
+    pub(crate) groups: std::collections::BTreeMap<String, usize>,
+    pub(crate) moved_total: u64,
+    pub(crate) problems: Vec<String>,
+    pub(crate) left_alone: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct UsageStatus {
+    pub(crate) newest_slot: Option<u64>,
+    pub(crate) slots_total: u64,
+    /// Seconds without a slot since the start.
+    pub(crate) gaps_total: u64,
+    /// Slots dropped from memory before their time, for lack of `usage.memory`.
+    pub(crate) dropped_total: u64,
+    pub(crate) held: usize,
+    pub(crate) held_bytes: usize,
+    /// Values missing in the newest slot (groups that were not there).
+    pub(crate) missing: usize,
+    /// The kernel file that tells about disk traffic.
+    pub(crate) io_source: Option<&'static str>,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct StoreStatus {
+    pub(crate) kind: &'static str,
+    pub(crate) connected: bool,
+    pub(crate) written_total: u64,
+    /// Slots written again after the store had lost or missed them.
+    pub(crate) replayed_total: u64,
+    /// Another node that writes under the same prefix; our slots stay in memory meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) owner_conflict: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct ServerStatus {
+    pub(crate) listen: Vec<String>,
+    pub(crate) connections: usize,
+    pub(crate) refused_total: u64,
+    pub(crate) requests_total: u64,
+}
+
+/// The one copy of the status.
+#[derive(Debug, Default)]
+pub(crate) struct Board(Mutex<Status>);
+
+impl Board {
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
+        let mut status = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let out = change(&mut status);
+        status.ready = status.source.connected && status.document.is_some() && status.plan.rounds > 0;
+        out
+    }
+
+    pub(crate) fn snapshot(&self) -> Status {
+        self.update(|s| s.clone())
+    }
+}
+
+/// Now, in Unix seconds.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,4 @@
+//! Where slots are kept: always the ring in memory, and Redis if configured.
+
+pub(crate) mod redis;
+pub(crate) mod ring;
