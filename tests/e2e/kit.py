@@ -1,0 +1,401 @@
+"""The tools of the black-box tests: servers, the node under test, and looks at the kernel."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import kazoo.client
+import kazoo.security
+import redis
+import websocket
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CGROVE = pathlib.Path(os.environ.get("CGROVE_BIN", ROOT / "target/release/cgrove"))
+CGROUPS = pathlib.Path("/sys/fs/cgroup")
+# cgrouparch's document, as its users have it.
+README_TREE = json.loads((ROOT / "config/arch_conf.json").read_text())
+
+
+def eventually(check, timeout=10.0, pause=0.02):
+    """Calls until the result is true and returns it; an assertion or lookup that fails counts as not yet."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            result = check()
+            if result:
+                return result
+            last = f"returned {result!r}"
+        except (AssertionError, LookupError, OSError, ValueError, redis.RedisError, websocket.WebSocketException) as e:
+            last = repr(e)
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {last}")
+        time.sleep(pause)
+
+
+def never(check, during=1.5):
+    """True when `check` stays false for a while."""
+    deadline = time.monotonic() + during
+    while time.monotonic() < deadline:
+        if check():
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+# -- the kernel -------------------------------------------------------------------------------------------------
+
+
+def hierarchies():
+    """v1 hierarchies by controller."""
+    out = {}
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        left, right = line.split(" - ")
+        kind, _, options = right.split(" ")[:3]
+        if kind == "cgroup":
+            for option in options.split(","):
+                out.setdefault(option, pathlib.Path(left.split(" ")[4]))
+    return out
+
+
+MOUNTS = hierarchies()
+
+
+def why_no_kernel_tests(required):
+    if os.geteuid() != 0:
+        return "they need root"
+    missing = [c for c in required if c not in MOUNTS]
+    if missing:
+        return f"no cgroup v1 hierarchy for {', '.join(missing)} is mounted"
+    if not os.access(MOUNTS["cpu"], os.W_OK):
+        return f"{MOUNTS['cpu']} is not writable"
+    return None
+
+
+def group(controller, parent, path=""):
+    return pathlib.Path(f"{MOUNTS[controller]}{parent}{path}")
+
+
+def read(controller, parent, path, file):
+    return (group(controller, parent, path) / file).read_text().strip()
+
+
+def make(controller, parent, path):
+    directory = group(controller, parent, path)
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def pids(controller, parent, path):
+    return [int(l) for l in read(controller, parent, path, "cgroup.procs").split()]
+
+
+def mark(directory):
+    try:
+        return json.loads(os.getxattr(directory, "user.cgrove"))
+    except OSError:
+        return None
+
+
+def place(pid, controller):
+    """A process's path in a hierarchy."""
+    for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return path
+
+
+def remove_cgroups(parent):
+    """Empties and removes a parent in every hierarchy."""
+    assert parent.startswith("/cgrove-test-")
+    for mount in set(MOUNTS.values()):
+        top = pathlib.Path(f"{mount}{parent}")
+        if not top.exists():
+            continue
+        for directory, _, _ in os.walk(top):
+            frozen = pathlib.Path(directory, "freezer.state")
+            if frozen.exists():
+                frozen.write_text("THAWED")
+        for directory, _, _ in os.walk(top, topdown=False):
+            for _ in range(200):
+                try:
+                    os.rmdir(directory)
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    for tid in pathlib.Path(directory, "tasks").read_text().split():
+                        with contextlib.suppress(OSError):
+                            (mount / "tasks").write_text(tid)
+                    time.sleep(0.02)
+
+
+def kill_group(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# -- servers ----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    process = None
+
+    def wait_port(self, timeout=30):
+        def connects():
+            assert self.process.poll() is None, f"{type(self).__name__} ended: {self.log.read_text()[-2000:]}"
+            with socket.create_connection(("127.0.0.1", self.port), 0.5):
+                return True
+
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return connects()
+            except OSError:
+                assert time.monotonic() < deadline, f"{type(self).__name__} does not listen: {self.log.read_text()[-2000:]}"
+                time.sleep(0.05)
+
+    def spawn(self, command):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def stop(self, sig=signal.SIGKILL):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(sig)
+            self.process.wait(20)
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+
+class ZooKeeper(Server):
+    """Debian's ZooKeeper, standalone."""
+
+    def __init__(self, directory):
+        self.directory = pathlib.Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.log = self.directory / "log"
+        self.config = self.directory / "zoo.cfg"
+        self.data = self.directory / "data"
+        self.config.write_text(
+            f"tickTime=500\ndataDir={self.data}\nclientPort={self.port}\nclientPortAddress=127.0.0.1\n"
+            "admin.enableServer=false\nminSessionTimeout=1000\nmaxSessionTimeout=40000\n"
+        )
+
+    def start(self):
+        self.data.mkdir(exist_ok=True)
+        jars = "/etc/zookeeper/conf:" + ":".join(str(p) for p in pathlib.Path("/usr/share/java").glob("*.jar"))
+        main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+        self.spawn(["java", "-Xmx128m", "-XX:+UseSerialGC", "-cp", jars, main, str(self.config)])
+        self.wait_port()
+
+    def wipe(self):
+        shutil.rmtree(self.data)
+
+    @property
+    def hosts(self):
+        return f"127.0.0.1:{self.port}"
+
+    def client(self, auth=("digest", "user:password")):
+        client = kazoo.client.KazooClient(hosts=self.hosts, timeout=5, auth_data=[auth] if auth else None)
+        client.start(30)
+        return client
+
+
+class Znode:
+    """The document's znode of one test, under a digest ACL."""
+
+    def __init__(self, client, server, prefix):
+        self.client, self.server, self.prefix = client, server, prefix
+        self.path = f"{prefix}/arch_conf"
+
+    def set(self, document):
+        data = document if isinstance(document, bytes) else json.dumps(document).encode()
+        if self.client.exists(self.path):
+            return self.client.set(self.path, data).version
+        acl = [kazoo.security.make_digest_acl("user", "password", all=True)]
+        self.client.create(self.path, data, acl=acl, makepath=True)
+        return 0
+
+
+class Redis(Server):
+    def __init__(self, directory):
+        self.directory = pathlib.Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.log = self.directory / "log"
+
+    def start(self, *options):
+        self.spawn(["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.directory), *options])
+        self.wait_port()
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def client(self):
+        return redis.Redis(port=self.port, socket_timeout=5)
+
+
+# -- the node under test ----------------------------------------------------------------------------------------
+
+
+class Node:
+    """A configuration, and the cgrove that runs with it."""
+
+    def __init__(self, directory, parent):
+        self.directory = pathlib.Path(directory)
+        self.directory.mkdir(parents=True)
+        self.parent = parent
+        self.port = free_port()
+        self.config = self.directory / "cgrove.toml"
+        self.tree = self.directory / "tree.json"
+        self.state = self.directory / "state"
+        self.log = self.directory / "log"
+        self.process = None
+        self.sockets = []
+        self.configure()
+
+    def configure(self, zookeeper=None, redis=None, **sections):
+        """Writes the configuration: a file source and memory unless servers are named; sections add settings."""
+        settings = {
+            "": {"node": "node-1"},
+            "tree": {"source": "file", "path": str(self.tree), "state_dir": str(self.state)},
+            "cgroup": {"parent": self.parent},
+            "tasks": {"interval": "500ms"},
+            "server": {"listen": f"127.0.0.1:{self.port}"},
+        }
+        if zookeeper:
+            settings["tree"].update(source="zookeeper")
+            hosts, prefix = (zookeeper.server.hosts, zookeeper.prefix) if isinstance(zookeeper, Znode) else zookeeper
+            settings["zookeeper"] = {"hosts": hosts, "prefix": prefix, "auth": ["digest:user:password"], "session_timeout": "2s"}
+        if redis:
+            settings["redis"] = {"url": redis.url}
+        for name, values in sections.items():
+            settings.setdefault("tasks.pid_files" if name == "pid_files" else name, {}).update(values)
+        lines = []
+        for section, values in settings.items():
+            lines += [f"[{section}]"] if section else []
+            lines += [f"{json.dumps(k)} = {json.dumps(v)}" for k, v in values.items()]
+        self.config.write_text("\n".join(lines) + "\n")
+        return self
+
+    def write_tree(self, document):
+        text = document if isinstance(document, str) else json.dumps(document)
+        temporary = self.directory / "tree.new"
+        temporary.write_text(text)
+        temporary.rename(self.tree)
+
+    def start(self, ready=True):
+        with open(self.log, "ab") as log:
+            command = [CGROVE, "run", "--config", self.config]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        eventually(lambda: self.alive() and self.http("/healthz")[0] == 200)
+        if ready:
+            eventually(lambda: self.alive() and self.http("/readyz")[0] == 200)
+        return self
+
+    def alive(self):
+        if self.process.poll() is not None:
+            raise RuntimeError(f"cgrove ended with {self.process.returncode}: {self.log.read_text()[-3000:]}")
+        return True
+
+    def stop(self, sig=signal.SIGTERM):
+        self.process.send_signal(sig)
+        return self.process.wait(20)
+
+    def clean(self):
+        for sock in self.sockets:
+            with contextlib.suppress(Exception):
+                sock.close()
+        if self.process and self.process.poll() is None:
+            kill_group(self.process)
+
+    def run(self, *arguments, stdin=None, env=None, check=None):
+        """One command of the command line; `check` is the expected exit code."""
+        command = [str(CGROVE), "--config", str(self.config), *map(str, arguments)]
+        environment = {**os.environ, **(env or {})}
+        result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, env=environment)
+        if check is not None:
+            assert result.returncode == check, f"{arguments}: exit {result.returncode}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    def json(self, *arguments, check=None):
+        return json.loads(self.run(*arguments, "--output", "json", check=check).stdout)
+
+    def http(self, path, headers=None):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers or {})
+        try:
+            with urllib.request.urlopen(request, timeout=5) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as e:
+            return e.code, e.read().decode()
+
+    def connect(self, path="/", **options):
+        sock = websocket.create_connection(f"ws://127.0.0.1:{self.port}{path}", timeout=10, **options)
+        self.sockets.append(sock)
+        return sock
+
+    def ask(self, cmd, **args):
+        """One request on a connection of its own."""
+        sock = websocket.create_connection(f"ws://127.0.0.1:{self.port}/", timeout=10)
+        try:
+            sock.send(json.dumps({"cmd": cmd, "args": args}))
+            return json.loads(sock.recv())
+        finally:
+            sock.close()
+
+    def status(self):
+        return self.ask("get_status")
+
+    # The kernel below this node's parent.
+    def group(self, controller, path=""):
+        return group(controller, self.parent, path)
+
+    def read(self, controller, path, file):
+        return read(controller, self.parent, path, file)
+
+    def make(self, controller, path):
+        return make(controller, self.parent, path)
+
+    def pids(self, controller, path):
+        return pids(controller, self.parent, path)
+
+    def pid_file(self, name, content, mode=0o644):
+        path = self.directory / name
+        path.write_text(str(content))
+        path.chmod(mode)
+        return str(path)
+
+
+def cpu_tree(groups):
+    """A by-controller document of cpu groups: name -> share, or (share, {children})."""
+
+    def node(value):
+        share, children = value if isinstance(value, tuple) else (value, None)
+        out = {"conf": {"share": share}}
+        if children:
+            out["sub_cgroup"] = {name: node(v) for name, v in children.items()}
+        return out
+
+    return {"cpu": {"sub_cgroup": {name: node(v) for name, v in groups.items()}}}

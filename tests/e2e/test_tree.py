@@ -1,0 +1,280 @@
+"""The tree: from ZooKeeper or a file to the kernel, repaired, pruned, guarded."""
+
+import json
+import os
+import subprocess
+import time
+
+import kit
+from kit import README_TREE, cpu_tree, eventually, never
+
+
+def test_the_readme_tree_from_zookeeper(node, zookeeper):
+    zookeeper.set(README_TREE)
+    node.configure(zookeeper=zookeeper).start()
+    assert node.read("cpu", "/a", "cpu.shares") == "1024"
+    assert node.read("cpu", "/b", "cpu.shares") == "100"
+    assert node.read("cpu", "/b/b1", "cpu.shares") == "200"
+    # The cpu tree is also in cpuacct, where usage is; blkio has its own.
+    assert node.group("cpuacct", "/b/b1").is_dir() and node.group("blkio", "/a").is_dir()
+    assert not node.group("blkio", "/b").exists() and not node.group("memory").exists()
+    weight = node.group("blkio", "/a") / "blkio.bfq.weight"
+    if weight.exists():
+        assert weight.read_text().strip().endswith("500")
+
+
+def test_a_change_of_the_znode_is_in_the_kernel_within_a_second(node, zookeeper):
+    zookeeper.set(cpu_tree({"a": 100}))
+    node.configure(zookeeper=zookeeper).start()
+    for share in (200, 300, 400):
+        zookeeper.set(cpu_tree({"a": share, f"g{share}": 5}))
+        eventually(lambda: node.read("cpu", "/a", "cpu.shares") == str(share), timeout=1)
+        eventually(lambda: node.read("cpu", f"/g{share}", "cpu.shares") == "5", timeout=1)
+    assert node.ask("get_conf")["version"] == 3
+
+
+def test_a_file_is_watched(node):
+    node.write_tree(cpu_tree({"a": 100}))
+    node.start()
+    node.write_tree(cpu_tree({"a": 321}))
+    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "321", timeout=2)
+
+
+def test_a_second_plan_is_empty(node):
+    tree = {
+        "controllers": ["cpu", "memory", "pids", "cpuset", "freezer", "io"],
+        "groups": {
+            "a": {
+                "knobs": {"cpu.weight": 333, "cpu.max": "70%", "memory.max": "10001234", "memory.swap.max": "1M", "pids.max": 77,
+                          "cpuset.cpus": "0", "memory.swappiness": 10, "cgroup.freeze": 0, "blkio.weight": 300,
+                          "memory.soft_limit_in_bytes": "5M", "io.max": {"7:0": {"rbps": "1M", "wiops": 9}}, "cpu.max.burst": 0},
+                "groups": {"b": {"knobs": {"cpuset.sched_load_balance": 0}}, "idle": {"knobs": {"cpu.idle": 1, "cpu.weight": 5}}},
+            }
+        },
+    }
+    node.write_tree(tree)
+    assert node.run("plan").returncode == 2
+    result = node.run("apply", check=0)
+    assert "0 failed" in result.stdout
+    assert node.run("plan", check=0).stdout.strip().endswith("Nothing to change.")
+    assert node.read("memory", "/a", "memory.limit_in_bytes") == str(10001234 // 4096 * 4096)
+    assert node.read("cpu", "/a", "cpu.cfs_quota_us") == str(os.cpu_count() * 70000)
+    assert node.read("cpuset", "/a/b", "cpuset.cpus") == "0"
+    assert node.read("blkio", "/a", "blkio.throttle.read_bps_device") == "7:0 1048576"
+    assert node.read("cpu", "/a/idle", "cpu.idle") == "1"
+    # Knobs leave the document one after the other: defaults come back.
+    tree["groups"]["a"]["knobs"] = {"memory.max": "max"}
+    del tree["groups"]["a"]["groups"]["idle"]["knobs"]
+    node.write_tree(tree)
+    node.run("apply", check=0)
+    assert node.run("plan", check=0)
+    assert node.read("cpu", "/a", "cpu.shares") == "1024"
+    assert node.read("cpu", "/a/idle", "cpu.idle") == "0"
+    assert node.read("cpu", "/a", "cpu.cfs_quota_us") == "-1"
+    assert node.read("pids", "/a", "pids.max") == "max"
+    assert node.read("blkio", "/a", "blkio.throttle.read_bps_device") == ""
+    assert node.read("cpuset", "/a", "cpuset.cpus") == (kit.MOUNTS["cpuset"] / "cpuset.cpus").read_text().strip()
+
+
+def test_drift_is_repaired(node):
+    node.write_tree(cpu_tree({"a": 100, "b": (200, {"b1": 300})}))
+    node.start()
+    (node.group("cpu", "/a") / "cpu.shares").write_text("7")
+    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "100", timeout=4)
+    node.group("cpu", "/b/b1").rmdir()
+    eventually(lambda: node.read("cpu", "/b/b1", "cpu.shares") == "300", timeout=4)
+    node.group("cpu", "/a").rename(node.group("cpu", "/elsewhere"))
+    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "100", timeout=4)
+    # It carries our mark, so it is ours to remove.
+    eventually(lambda: not node.group("cpu", "/elsewhere").exists(), timeout=4)
+
+
+def test_a_settled_daemon_writes_nothing(node):
+    node.write_tree(cpu_tree({"a": 100}))
+    node.configure(cgroup={"resync": "1s"}).start()
+    time.sleep(1.5)
+    done = node.status()["plan"]["done_total"]
+    eventually(lambda: node.status()["plan"]["rounds"] >= 4)
+    assert node.status()["plan"]["done_total"] == done
+
+
+def test_prune_modes_and_protection(node):
+    document = cpu_tree({"keep": 100})
+    node.write_tree(document)
+    unknown = ["/unknown", "/x/safe/in", "/vm-1", "/a/b/path", "/mine/keep"]
+    for path in unknown:
+        node.make("cpu", path)
+    node.configure(cgroup={"prune": "none"})
+    node.run("apply", check=0)
+    node.configure(cgroup={"prune": "owned"})
+    node.run("apply", check=0)
+    assert all(node.group("cpu", path).is_dir() for path in unknown)
+    node.configure(cgroup={"prune": "all", "protected": ["safe", "vm-*", "/a/b/path"]})
+    plan = node.run("plan")
+    assert plan.returncode == 2 and "/unknown" in plan.stdout
+    node.run("apply", check=0)
+    assert not node.group("cpu", "/unknown").exists() and not node.group("cpu", "/mine").exists()
+    # A protected group below an unknown parent survives, with all around it.
+    for path in ["/x/safe/in", "/vm-1", "/a/b/path", "/keep"]:
+        assert node.group("cpu", path).is_dir(), path
+
+
+def test_an_unknown_group_goes_at_once_with_prune_all(node, zookeeper):
+    zookeeper.set(README_TREE)
+    node.configure(zookeeper=zookeeper, cgroup={"prune": "all", "protected": ["system"]}).start()
+    node.make("cpu", "/intruder/deep")
+    node.make("cpu", "/other/system")
+    eventually(lambda: not node.group("cpu", "/intruder").exists(), timeout=4)
+    assert never(lambda: not node.group("cpu", "/other/system").exists())
+    # Hierarchies that the document does not name are not ours.
+    node.make("memory", "/bystander")
+    assert never(lambda: not node.group("memory", "/bystander").exists())
+
+
+def test_owned_groups_go_with_their_processes_moved_up(node, processes):
+    node.write_tree(cpu_tree({"top": (100, {"a": 1024, "b": 100}), "c": 5}))
+    node.start()
+    sleeper = processes("sleep", "600")
+    for controller in ("cpu", "cpuacct"):
+        (node.group(controller, "/top/b") / "cgroup.procs").write_text(str(sleeper.pid))
+    assert kit.mark(node.group("cpu", "/top/b"))["files"]["cpu.shares"]["want"] == "100"
+    node.write_tree(cpu_tree({"top": (100, {"a": 1024}), "c": 5}))
+    eventually(lambda: not node.group("cpu", "/top/b").exists() and not node.group("cpuacct", "/top/b").exists())
+    assert kit.place(sleeper.pid, "cpu") == f"{node.parent}/top"
+    assert sleeper.poll() is None
+
+
+def test_forking_processes_are_drained(node, processes):
+    node.write_tree(cpu_tree({"stay": 100, "forks": 100}))
+    node.start()
+    script = "while :; do /bin/true; done"
+    forkers = [processes("sh", "-c", script) for _ in range(4)]
+    for forker in forkers:
+        (node.group("cpu", "/forks") / "cgroup.procs").write_text(str(forker.pid))
+    node.write_tree(cpu_tree({"stay": 100}))
+    eventually(lambda: not node.group("cpu", "/forks").exists())
+    assert all(f.poll() is None for f in forkers)
+    assert {kit.place(f.pid, "cpu") for f in forkers} == {node.parent}
+
+
+def test_a_frozen_group_is_held(node, processes):
+    tree = {"controllers": ["freezer"], "groups": {"ice": {}, "x": {}, "y": {}}}
+    node.write_tree(tree)
+    node.run("apply", check=0)
+    sleeper = processes("sleep", "600")
+    (node.group("freezer", "/ice") / "cgroup.procs").write_text(str(sleeper.pid))
+    (node.group("freezer", "/ice") / "freezer.state").write_text("FROZEN")
+    del tree["groups"]["ice"]
+    node.write_tree(tree)
+    assert "frozen" in node.run("plan").stdout
+    node.run("apply")
+    assert node.group("freezer", "/ice").is_dir()
+    (node.group("freezer", "/ice") / "freezer.state").write_text("THAWED")
+    node.run("apply", check=0)
+    assert not node.group("freezer", "/ice").exists()
+
+
+def test_large_removals_wait_for_an_operator(node):
+    node.write_tree(cpu_tree({f"g{i}": 10 for i in range(10)}))
+    node.start()
+    node.write_tree(cpu_tree({"g0": 10, "new": 20}))
+    eventually(lambda: node.read("cpu", "/new", "cpu.shares") == "20")
+    guard = eventually(lambda: node.status()["plan"]["guard"])
+    assert not guard["approved"] and guard["groups"] == 9
+    assert never(lambda: not node.group("cpu", "/g5").exists())
+    assert guard["digest"] in node.run("plan").stdout
+    assert node.run("approve", "0123456789abcdef").returncode == 64
+    assert node.run("approve", "xyz").returncode == 64
+    node.run("approve", guard["digest"], check=0)
+    eventually(lambda: not any(node.group("cpu", f"/g{i}").exists() for i in range(1, 10)))
+    assert node.group("cpu", "/g0").is_dir()
+
+
+def test_a_document_may_allow_its_removals_once(node, zookeeper):
+    zookeeper.set(cpu_tree({f"g{i}": 10 for i in range(10)}))
+    node.configure(zookeeper=zookeeper).start()
+    node.write_tree(cpu_tree({"other": 10}))
+    result = node.run("push", "--approve", node.tree, check=0)
+    assert "version 1" in result.stdout
+    eventually(lambda: not any(node.group("cpu", f"/g{i}").exists() for i in range(10)))
+    assert node.read("cpu", "/other", "cpu.shares") == "10"
+    # The same permission does not count for what happens later.
+    for i in range(8):
+        zookeeper.set({**cpu_tree({f"h{j}": 5 for j in range(8)} if i < 7 else {"h0": 5}), "allow_removals": "0" * 16})
+    eventually(lambda: node.status()["plan"]["guard"])
+    assert node.group("cpu", "/h5").is_dir()
+
+
+def test_an_empty_document_removes_nothing(node):
+    node.write_tree(cpu_tree({"a": 1024}))
+    node.start()
+    node.write_tree({"cpu": {"sub_cgroup": {}}})
+    guard = eventually(lambda: node.status()["plan"]["guard"])
+    assert "empty" in guard["why"] and node.group("cpu", "/a").is_dir()
+
+
+def test_a_refused_document_changes_nothing_and_says_where(node, zookeeper):
+    zookeeper.set(cpu_tree({"a": 100}))
+    node.configure(zookeeper=zookeeper).start()
+    bad = json.dumps(cpu_tree({"a": 200, "b": 1}), indent=1).encode()
+    version = zookeeper.set(bad)
+    refused = eventually(lambda: node.status()["refused"])
+    assert refused["version"] == version
+    assert "line" in refused["error"] and "$.cpu.sub_cgroup.b.conf.share" in refused["error"] and "2 to 262144" in refused["error"]
+    assert node.ask("get_conf") == {"version": 0, "value": cpu_tree({"a": 100})}
+    assert node.read("cpu", "/a", "cpu.shares") == "100" and not node.group("cpu", "/b").exists()
+    zookeeper.set(cpu_tree({"a": 300}))
+    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "300", timeout=1)
+    assert node.status()["refused"] is None
+
+
+def test_the_kernel_refusing_one_knob_stops_nothing_else(node):
+    node.write_tree({"controllers": ["cpu", "cpuset"], "groups": {
+        "a": {"knobs": {"cpu.weight": 50, "cpuset.cpus": "0-4095"}}, "b": {"knobs": {"cpu.weight": 60}}}})
+    result = node.run("apply", check=69)
+    assert "cpuset.cpus" in result.stderr and "EINVAL" in result.stderr or "ERANGE" in result.stderr
+    assert node.read("cpu", "/a", "cpu.shares") == "512" and node.read("cpu", "/b", "cpu.shares") == "614"
+    node.start()
+    assert eventually(lambda: node.status()["plan"]["failures"])[0]["knob"] == "cpuset.cpus"
+
+
+def test_cpusets_move_sideways_under_children(node, processes):
+    if os.cpu_count() < 2:
+        raise AssertionError("this test needs two CPUs")
+    tree = lambda cpus: {"controllers": ["cpuset"], "groups": {"a": {"knobs": {"cpuset.cpus": cpus}, "groups": {"b": {"groups": {"c": {}}}}}}}
+    for cpus in ("0", "1", "0-1", "1"):
+        node.write_tree(tree(cpus))
+        node.run("apply", check=0)
+        for path in ("/a", "/a/b", "/a/b/c"):
+            assert node.read("cpuset", path, "cpuset.cpus") == cpus, (cpus, path)
+
+
+def test_memory_in_use_is_not_reclaimed_by_surprise(node, processes):
+    tree = lambda limit, **more: {"controllers": ["memory"], "groups": {"a": {"knobs": {"memory.max": limit}, **more}}}
+    node.write_tree(tree("400M"))
+    node.run("apply", check=0)
+    code = "import time; data = bytearray(64 << 20); open('/dev/stdout','w').write('ok\\n'); time.sleep(600)"
+    join = f"echo 0 > {node.group('memory', '/a')}/cgroup.procs && exec /usr/bin/python3 -c \"{code}\""
+    hog = processes("sh", "-c", join, stdout=subprocess.PIPE)
+    assert hog.stdout.readline() == b"ok\n"
+    node.write_tree(tree("16M"))
+    plan = node.json("plan", check=2)
+    assert "allow_reclaim" in plan["actions"][0]["held"]
+    node.run("apply", check=0)
+    assert node.read("memory", "/a", "memory.limit_in_bytes") == str(400 << 20)
+    assert hog.poll() is None
+
+
+def test_groups_of_another_parent_are_foreign(node, tmp_path):
+    """Two nodes on parents inside each other: the second is refused while the first runs, and never prunes its groups."""
+    node.write_tree(cpu_tree({"a": 100, "b": 100}))
+    node.start()
+    inner = kit.Node(tmp_path / "inner", f"{node.parent}/a")
+    inner.write_tree(cpu_tree({"x": 5}))
+    result = inner.run("apply", check=69)
+    assert "another cgrove manages" in result.stderr and f"pid {node.process.pid}" in result.stderr
+    node.stop()
+    inner.run("apply", check=0)
+    node.configure(cgroup={"prune": "all"})
+    node.run("apply", check=0)
+    assert inner.read("cpu", "/x", "cpu.shares") == "5"
