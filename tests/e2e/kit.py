@@ -276,7 +276,7 @@ class Node:
         self.sockets = []
         self.configure()
 
-    def configure(self, zookeeper=None, redis=None, **sections):
+    def configure(self, zookeeper=None, redis=None, redis_settings=None, **sections):
         """Writes the configuration: a file source and memory unless servers are named; sections add settings."""
         settings = {
             "": {"node": "node-1"},
@@ -290,7 +290,7 @@ class Node:
             hosts, prefix = (zookeeper.server.hosts, zookeeper.prefix) if isinstance(zookeeper, Znode) else zookeeper
             settings["zookeeper"] = {"hosts": hosts, "prefix": prefix, "auth": ["digest:user:password"], "session_timeout": "2s"}
         if redis:
-            settings["redis"] = {"url": redis.url}
+            settings["redis"] = {"url": redis.url, **(redis_settings or {})}
         for name, values in sections.items():
             settings.setdefault("tasks.pid_files" if name == "pid_files" else name, {}).update(values)
         lines = []

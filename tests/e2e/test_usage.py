@@ -1,0 +1,167 @@
+"""Measurements: cgrouparch's shapes in Redis and over WebSocket, without a hole."""
+
+import json
+import time
+
+import kit
+from kit import README_TREE, cpu_tree, eventually, never
+
+
+def stored(server, prefix="cgroup_arch"):
+    """slot -> value, as any Redis client sees it."""
+    client = server.client
+    keys = client.keys(f"{prefix}/account/*")
+    return {int(k.rsplit(b"/", 1)[1]): json.loads(v) for k, v in zip(keys, client.mget(keys)) if v} if keys else {}
+
+
+def consecutive(slots):
+    slots = sorted(slots)
+    return slots == list(range(slots[0], slots[-1] + 1))
+
+
+def test_redis_has_cgrouparchs_keys_and_values(node, redis_server):
+    node.write_tree(README_TREE)
+    node.configure(redis=redis_server).start()
+    slots = eventually(lambda: (lambda s: s if len(s) >= 3 else None)(stored(redis_server)))
+    assert abs(max(slots) - time.time()) < 3
+    for slot, value in slots.items():
+        assert set(value) == {"cpu", "blkio"}
+        assert set(value["cpu"]) == {"value", "sub_cgroup"} and set(value["cpu"]["sub_cgroup"]) == {"a", "b"}
+        assert isinstance(value["cpu"]["sub_cgroup"]["b"]["sub_cgroup"]["b1"]["value"]["usage"], int)
+        assert isinstance(value["cpu"]["value"]["usage"], int)
+        assert value["blkio"]["sub_cgroup"]["a"] == {"value": {}}
+        assert "sub_cgroup" not in value["cpu"]["sub_cgroup"]["a"]
+    ttl = redis_server.client.ttl(f"cgroup_arch/account/{max(slots)}")
+    assert 290 < ttl <= 300
+    assert redis_server.client.get("cgroup_arch/owner") == b"node-1"
+    # The reply has the stored values.
+    reply = node.ask("show_account", start_slot=min(slots), end_slot=max(slots))
+    assert {int(k): v for k, v in reply.items()} == slots
+
+
+def test_cpu_usage_counts_nanoseconds_since_the_group_was_made(node, processes):
+    loop = processes("sh", "-c", "while :; do :; done")
+    node.write_tree(cpu_tree({"a": 1024}))
+    node.configure(pid_files={"a": node.pid_file("x.pid", loop.pid)}).start()
+    eventually(lambda: node.pids("cpuacct", "/a"))
+    time.sleep(3.5)
+    usage = [v["cpu"]["sub_cgroup"]["a"]["value"]["usage"] for _, v in sorted(node.ask("show_account", nr_slot=3).items())]
+    assert len(usage) == 3 and 0.3e9 < usage[2] - usage[1] < 1.7e9
+    # The parent's own node sums everything below it.
+    newest = list(node.ask("show_account", nr_slot=1).values())[0]
+    assert newest["cpu"]["value"]["usage"] >= newest["cpu"]["sub_cgroup"]["a"]["value"]["usage"]
+
+
+def test_by_group_documents_use_v2_names(node):
+    node.write_tree({"groups": {"a": {"knobs": {"memory.max": "1G"}}}})
+    node.start()
+    newest = list(eventually(lambda: node.ask("show_account", nr_slot=1)).values())[0]
+    assert list(newest) == ["cpu", "memory", "io", "pids"]
+    assert newest["memory"]["sub_cgroup"]["a"]["value"] == {"current": 0}
+    assert newest["pids"]["sub_cgroup"]["a"]["value"] == {"current": 0}
+
+
+def test_slots_are_consecutive_while_trees_change(node):
+    node.write_tree(cpu_tree({"a": 5}))
+    node.start()
+    for i in range(8):
+        node.write_tree(cpu_tree({"a": 5, **{f"g{j}": 5 for j in range(i)}}))
+        time.sleep(0.7)
+    slots = [int(s) for s in node.ask("show_account", nr_slot=300)]
+    assert len(slots) >= 5 and consecutive(slots)
+    assert node.status()["usage"]["gaps_total"] == 0
+
+
+def test_a_missing_group_loses_only_its_own_value(node):
+    node.write_tree(cpu_tree({"a": 5, "b": 5}))
+    node.configure(cgroup={"resync": "1h"}).start()
+    eventually(lambda: node.status()["usage"]["newest_slot"])
+    node.group("cpuacct", "/b").rename(node.group("cpuacct", "/gone"))
+    node.group("cpuacct", "/gone").rmdir()
+    eventually(lambda: node.group("cpuacct", "/b").is_dir(), timeout=5)
+    for value in node.ask("show_account", nr_slot=60).values():
+        assert "usage" in value["cpu"]["sub_cgroup"]["a"]["value"]
+    # Made anew, it is measured anew.
+    slot = node.status()["usage"]["newest_slot"]
+    newest = lambda: node.ask("show_account", start_slot=slot + 2, end_slot=slot + 2)
+    assert "usage" in list(eventually(newest).values())[0]["cpu"]["sub_cgroup"]["b"]["value"]
+
+
+def test_no_slot_of_a_redis_outage_is_missing(node, redis_server):
+    node.write_tree(cpu_tree({"a": 5}))
+    node.configure(redis=redis_server).start()
+    eventually(lambda: len(stored(redis_server)) >= 2)
+    redis_server.stop()
+    time.sleep(3)
+    # Slots go on being answered.
+    assert len(node.ask("show_account", nr_slot=3)) == 3
+    assert not node.status()["store"]["connected"]
+    assert node.http("/readyz")[0] == 200
+    redis_server.start()
+    held = lambda: {int(s) for s in node.ask("show_account", nr_slot=300)}
+    # It came back empty: every slot is written again, those before the outage too.
+    eventually(lambda: held() - set(stored(redis_server)) <= {max(held())} and len(stored(redis_server)) > 4)
+    assert consecutive(stored(redis_server))
+    first = min(stored(redis_server))
+    assert redis_server.client.ttl(f"cgroup_arch/account/{first}") <= 300 - 4
+
+
+def test_an_emptied_redis_is_filled_again(node, redis_server):
+    node.write_tree(cpu_tree({"a": 5}))
+    node.configure(redis=redis_server).start()
+    eventually(lambda: len(stored(redis_server)) >= 3)
+    first = min(stored(redis_server))
+    redis_server.client.flushall()
+    eventually(lambda: first in stored(redis_server), timeout=5)
+    assert node.status()["store"]["replayed_total"] >= 3
+
+
+def test_a_hung_redis_delays_nobody(node, redis_server):
+    node.write_tree(cpu_tree({"a": 5}))
+    node.configure(redis=redis_server).start()
+    eventually(lambda: len(stored(redis_server)) >= 1)
+    redis_server.pause()
+    time.sleep(5)
+    slots = [int(s) for s in node.ask("show_account", nr_slot=4)]
+    assert len(slots) == 4 and consecutive(slots)
+    redis_server.resume()
+    eventually(lambda: set(slots) <= set(stored(redis_server)))
+
+
+def test_what_memory_forgot_redis_answers(node, redis_server):
+    node.write_tree(cpu_tree({"a": 5}))
+    old = int(time.time()) - 50
+    redis_server.client.set(f"cgroup_arch/account/{old}", '{"cpu": "from redis"}', ex=300)
+    node.configure(redis=redis_server).start()
+    assert node.ask("show_account", start_slot=old, end_slot=old) == {str(old): {"cpu": "from redis"}}
+
+
+def test_two_nodes_with_one_prefix_do_not_overwrite_each_other(node, redis_server):
+    redis_server.client.set("cgroup_arch/owner", "node-2", ex=300)
+    node.write_tree(cpu_tree({"a": 5}))
+    node.configure(redis=redis_server).start()
+    eventually(lambda: node.status()["store"].get("owner_conflict") == "node-2")
+    assert never(lambda: stored(redis_server))
+    redis_server.client.delete("cgroup_arch/owner")
+    eventually(lambda: len(stored(redis_server)) >= 3, timeout=15)
+    node.stop()
+    node.configure(redis=redis_server, redis_settings={"prefix": "site/{node}"}).start()
+    eventually(lambda: stored(redis_server, "site/node-1"))
+
+
+def test_the_password_is_read_again_from_its_file(node, redis_server):
+    redis_server.client.config_set("requirepass", "first")
+    secret = node.directory / "secret"
+    secret.write_text("first\n")
+    node.write_tree(cpu_tree({"a": 5}))
+    node.configure(redis=redis_server, redis_settings={"password_file": str(secret)}).start()
+    eventually(lambda: node.status()["store"]["connected"])
+    import redis
+
+    admin = redis.Redis(port=redis_server.port, password="first")
+    admin.config_set("requirepass", "second")
+    admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    eventually(lambda: not node.status()["store"]["connected"])
+    secret.write_text("second\n")
+    eventually(lambda: node.status()["store"]["connected"])
+    assert "second" not in node.log.read_text() and "second" not in json.dumps(node.status())
