@@ -61,7 +61,9 @@ impl<'a> Apply<'a> {
         for action in actions.iter().filter(|a| a.held.is_none()) {
             let key = (action.hierarchy.clone(), action.group.clone());
             match &action.op {
-                Op::Write(Write { file, record: Some(record), .. }) => pending.entry(key).or_default().push((file.clone(), record.clone())),
+                Op::Write(Write { file, record: Some(record), .. }) => {
+                    pending.entry(key).or_default().push((file.clone(), record.clone()))
+                }
                 Op::Adopt { files } => pending.entry(key).or_default().extend(files.iter().cloned()),
                 Op::Remove => {
                     going.insert(key);
@@ -174,7 +176,8 @@ impl<'a> Apply<'a> {
 /// The directories above the managed parent; cpusets on the way are filled, else nothing below could run.
 fn create_above(tree: &Tree) -> Result<(), Fault> {
     let parent = tree.dir(&GroupPath::root());
-    let missing: Vec<&Path> = parent.ancestors().skip(1).take_while(|d| d.starts_with(&tree.mount) && !d.exists()).collect();
+    let missing: Vec<&Path> =
+        parent.ancestors().skip(1).take_while(|d| d.starts_with(&tree.mount) && !d.exists()).collect();
     for dir in missing.into_iter().rev() {
         match std::fs::create_dir(dir) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Fault::new("mkdir", dir, &e)),

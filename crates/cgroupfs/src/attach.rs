@@ -48,7 +48,14 @@ pub struct Misplaced {
 }
 
 /// Compares a placement with the kernel, hierarchy by hierarchy.
-pub fn misplaced(host: &Host, parent: &GroupPath, desired: &Desired, placement: &Placement, protected: &Protected, origins: &mut Origins) -> Misplaced {
+pub fn misplaced(
+    host: &Host,
+    parent: &GroupPath,
+    desired: &Desired,
+    placement: &Placement,
+    protected: &Protected,
+    origins: &mut Origins,
+) -> Misplaced {
     let mut out = Misplaced::default();
     for mount in host.with(desired.controllers) {
         let tree = Tree::new(mount, parent);
@@ -91,9 +98,14 @@ impl Check<'_> {
             if process.pid == target.named {
                 origins.0.entry(key(process.pid, process.start)).or_insert(now);
             } else if let Some(shelter) = now
-                && !origins.0.iter().any(|((pid, _, label), origin)| *pid == target.named && *label == self.mount.label && *origin == Some(shelter.clone()))
+                && !origins.0.iter().any(|((pid, _, label), origin)| {
+                    *pid == target.named && *label == self.mount.label && *origin == Some(shelter.clone())
+                })
             {
-                out.left_alone.push(format!("pid {} stays in {from} ({}): {shelter} is protected", process.pid, self.mount.label));
+                out.left_alone.push(format!(
+                    "pid {} stays in {from} ({}): {shelter} is protected",
+                    process.pid, self.mount.label
+                ));
                 continue;
             }
             let (hierarchy, group) = (self.mount.label.clone(), self.path.clone());
@@ -121,7 +133,9 @@ impl Check<'_> {
         let listed = self.tree.group_of(place).and_then(|g| self.protected.covers(&g));
         listed.or_else(|| {
             let top = GroupPath::parse(place).ok()?.components().next()?.to_owned();
-            let container = ["docker", "kubepods", "libpod", "crio", "lxc", "machine", "libvirt"].iter().any(|p| top.starts_with(p));
+            let container = ["docker", "kubepods", "libpod", "crio", "lxc", "machine", "libvirt"]
+                .iter()
+                .any(|p| top.starts_with(p));
             container.then(|| GroupPath::parse(place).ok()).flatten()
         })
     }
@@ -142,9 +156,9 @@ pub fn run(host: &Host, parent: &GroupPath, moves: &[Move]) -> Moved {
         let Some(mount) = host.mount(&step.hierarchy) else { continue };
         let tree = Tree::new(mount, parent);
         let path = tree.procs(&step.group);
-        let target = targets
-            .entry((step.hierarchy.as_str(), &step.group))
-            .or_insert_with(|| std::fs::OpenOptions::new().write(true).open(&path).map_err(|e| Fault::new("open", &path, &e)));
+        let target = targets.entry((step.hierarchy.as_str(), &step.group)).or_insert_with(|| {
+            std::fs::OpenOptions::new().write(true).open(&path).map_err(|e| Fault::new("open", &path, &e))
+        });
         let file = match target {
             Ok(file) => file,
             Err(fault) => {
@@ -159,7 +173,8 @@ pub fn run(host: &Host, parent: &GroupPath, moves: &[Move]) -> Moved {
             Ok(_) => out.done += 1,
             Err(Errno::ESRCH) => continue,
             Err(errno) => {
-                out.faults.push((step.clone(), Fault::new("move", &path, &errno.into()).with_value(&step.pid.to_string())));
+                out.faults
+                    .push((step.clone(), Fault::new("move", &path, &errno.into()).with_value(&step.pid.to_string())));
                 continue;
             }
         }

@@ -22,7 +22,14 @@ pub struct Fault {
 impl Fault {
     pub fn new(op: &'static str, path: &Path, error: &std::io::Error) -> Self {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-        Self { op, path: path.into(), value: None, errno: format!("{errno:?}"), code: errno as i32, mend: mend(op, errno) }
+        Self {
+            op,
+            path: path.into(),
+            value: None,
+            errno: format!("{errno:?}"),
+            code: errno as i32,
+            mend: mend(op, errno),
+        }
     }
 
     #[must_use]
@@ -41,13 +48,19 @@ fn mend(op: &str, errno: Errno) -> &'static str {
     match (op, errno) {
         (_, Errno::EACCES | Errno::EPERM | Errno::EROFS) => "run cgrove as root with a writable cgroup file system",
         (_, Errno::ENOENT | Errno::ENODEV) => "the group vanished meanwhile; it is looked at again",
-        ("write", Errno::EINVAL | Errno::ERANGE) => "the kernel refuses this value here: compare it with the parent's and the children's, and with what the hardware has",
+        ("write", Errno::EINVAL | Errno::ERANGE) => {
+            "the kernel refuses this value here: compare it with the parent's and the children's, and with what the hardware has"
+        }
         ("write", Errno::EBUSY) => "in use: a child still has more, or processes hold more than the new limit",
         ("write" | "move", Errno::ENOSPC) => "the cpuset has no CPUs or memory nodes, or the realtime budget is spent",
-        ("move", Errno::EINVAL) => "the kernel does not let this process move (a bound kernel thread, or realtime without a budget)",
+        ("move", Errno::EINVAL) => {
+            "the kernel does not let this process move (a bound kernel thread, or realtime without a budget)"
+        }
         ("mkdir", Errno::EAGAIN | Errno::ENOSPC | Errno::ENOMEM) => "the kernel allows no more groups here",
         ("mark", Errno::EOPNOTSUPP) => "marks need extended attributes on cgroups, which Linux has since 5.7",
-        ("rmdir", Errno::EBUSY) => "processes keep appearing or the kernel is still releasing the group; it is tried again",
+        ("rmdir", Errno::EBUSY) => {
+            "processes keep appearing or the kernel is still releasing the group; it is tried again"
+        }
         (_, Errno::EMFILE | Errno::ENFILE) => "raise the limit of open files",
         _ => "it is tried again",
     }

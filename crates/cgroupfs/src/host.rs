@@ -72,7 +72,9 @@ pub fn parse_mountinfo(text: &str, dir: &Path) -> Vec<Mount> {
             continue;
         }
         let mount = match kind {
-            "cgroup2" => Mount { label: "unified".into(), version: Version::V2, controllers: ControllerSet::EMPTY, dir: point },
+            "cgroup2" => {
+                Mount { label: "unified".into(), version: Version::V2, controllers: ControllerSet::EMPTY, dir: point }
+            }
             "cgroup" => {
                 let names: Vec<_> = options.split(',').filter(|o| Controller::parse(o).is_some()).collect();
                 let controllers: ControllerSet = names.iter().filter_map(|n| Controller::parse(n)).collect();
@@ -94,7 +96,10 @@ fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut i = 0;
     while i < bytes.len() {
-        let octal = bytes.get(i + 1..i + 4).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 8).ok());
+        let octal = bytes
+            .get(i + 1..i + 4)
+            .and_then(|d| std::str::from_utf8(d).ok())
+            .and_then(|d| u8::from_str_radix(d, 8).ok());
         match (bytes[i], octal) {
             (b'\\', Some(byte)) => {
                 out.push(byte);

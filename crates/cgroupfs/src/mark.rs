@@ -21,7 +21,12 @@ pub struct Identity {
 
 impl Identity {
     pub fn fresh(&self) -> Mark {
-        Mark { format: MARK_FORMAT, instance: self.instance.clone(), parent: self.parent.to_string(), files: Default::default() }
+        Mark {
+            format: MARK_FORMAT,
+            instance: self.instance.clone(),
+            parent: self.parent.to_string(),
+            files: Default::default(),
+        }
     }
 
     /// Reads a directory's mark. What cannot be read counts as no mark; what cannot be understood is foreign.
@@ -29,7 +34,9 @@ impl Identity {
         buffer.resize(LONGEST, 0);
         let Ok(length) = getxattr(dir, NAME, buffer.as_mut_slice()) else { return Marked::No };
         match serde_json::from_slice::<Mark>(&buffer[..length]) {
-            Ok(mark) if mark.format > MARK_FORMAT => Marked::Foreign(format!("mark of a newer cgrove, format {}", mark.format)),
+            Ok(mark) if mark.format > MARK_FORMAT => {
+                Marked::Foreign(format!("mark of a newer cgrove, format {}", mark.format))
+            }
             Ok(mark) if mark.instance == self.instance && mark.parent == self.parent.as_str() => Marked::Ours(mark),
             Ok(mark) => Marked::Foreign(format!("instance {:?}, parent {}", mark.instance, mark.parent)),
             Err(_) => Marked::Foreign("an unreadable mark".into()),

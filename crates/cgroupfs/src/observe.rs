@@ -62,7 +62,8 @@ impl Scope<'_> {
         }
         let read = files_to_read(self.desired, &out);
         let home = cgroup_of(own, &mount.label).and_then(|p| tree.group_of(&p));
-        let mut walk = Walk { scope: self, mount, tree: &tree, read: &read, home, buffer: Vec::new(), groups: &mut out.groups };
+        let mut walk =
+            Walk { scope: self, mount, tree: &tree, read: &read, home, buffer: Vec::new(), groups: &mut out.groups };
         walk.group(&root)?;
         Ok(out)
     }
@@ -131,7 +132,11 @@ impl Walk<'_> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(Fault::new("stat", &dir, &e)),
         };
-        let mark = if path.is_root() && self.tree.parent.is_root() { Marked::No } else { self.scope.identity.read(&dir, &mut self.buffer) };
+        let mark = if path.is_root() && self.tree.parent.is_root() {
+            Marked::No
+        } else {
+            self.scope.identity.read(&dir, &mut self.buffer)
+        };
         let mut group = Group { mark, ..Group::default() };
         self.values(path, &dir, &mut group);
         self.residents(path, &dir, &mut group);
@@ -168,7 +173,8 @@ impl Walk<'_> {
 
     /// Who lives in a group that may have to go.
     fn residents(&self, path: &GroupPath, dir: &Path, group: &mut Group) {
-        let undeclared = !path.is_root() && !self.scope.desired.groups.get(path).is_some_and(|g| g.controllers.intersects(self.mount.controllers));
+        let undeclared = !path.is_root()
+            && !self.scope.desired.groups.get(path).is_some_and(|g| g.controllers.intersects(self.mount.controllers));
         if !undeclared || (group.ours().is_none() && self.scope.prune != Prune::All) {
             return;
         }

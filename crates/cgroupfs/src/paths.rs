@@ -89,7 +89,10 @@ mod tests {
         assert_eq!(tree("/p").group_of("/p/a"), Some(group("/a")));
         assert_eq!(tree("/p").group_of("/p"), Some(group("/")));
         assert_eq!(tree("/p").group_of("/px"), None);
-        assert_eq!((tree("/p").from_root(&group("/a")), tree("/").from_root(&group("/a"))), ("/p/a".into(), "/a".into()));
+        assert_eq!(
+            (tree("/p").from_root(&group("/a")), tree("/").from_root(&group("/a"))),
+            ("/p/a".into(), "/a".into())
+        );
     }
 
     #[test]

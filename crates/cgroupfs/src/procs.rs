@@ -60,8 +60,13 @@ mod tests {
     fn stat_is_read_past_any_name() {
         let line = b"42 (a) b) (c) S 7 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 98765 1 2 3";
         let process = parse_stat(line).unwrap();
-        assert_eq!((process.pid, process.parent, process.threads, process.start, process.kernel), (42, 7, 3, 98765, false));
-        for odd in [&b""[..], b"42", b"42 (x", b"42 (x)", b"x (x) S 1", b"42 (z) Z 7 42 42 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 5"] {
+        assert_eq!(
+            (process.pid, process.parent, process.threads, process.start, process.kernel),
+            (42, 7, 3, 98765, false)
+        );
+        for odd in
+            [&b""[..], b"42", b"42 (x", b"42 (x)", b"x (x) S 1", b"42 (z) Z 7 42 42 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 5"]
+        {
             assert!(parse_stat(odd).is_none());
         }
     }

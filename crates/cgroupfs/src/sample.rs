@@ -116,7 +116,9 @@ fn io_file(mount: &Path) -> &'static str {
         return "blkio.io_service_bytes_recursive";
     }
     let disks = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let bfq = disks.into_iter().any(|d| std::fs::read_to_string(d.path().join("queue/scheduler")).is_ok_and(|s| s.contains("[bfq]")));
+    let bfq = disks
+        .into_iter()
+        .any(|d| std::fs::read_to_string(d.path().join("queue/scheduler")).is_ok_and(|s| s.contains("[bfq]")));
     if bfq { "blkio.bfq.io_service_bytes_recursive" } else { "blkio.throttle.io_service_bytes_recursive" }
 }
 

@@ -153,12 +153,15 @@ impl Config {
             let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
             let Ok(pattern) = glob::Pattern::new(key) else { continue };
             let is_path = key.starts_with('/');
-            let hit = |p: &&&GroupPath| if is_path { pattern.matches_with(p.as_str(), options) } else { pattern.matches(p.name()) };
+            let hit = |p: &&&GroupPath| {
+                if is_path { pattern.matches_with(p.as_str(), options) } else { pattern.matches(p.name()) }
+            };
             let hits: Vec<_> = groups.iter().filter(hit).collect();
             let bare = !is_path && glob::Pattern::escape(key) == *key;
             if bare && hits.len() > 1 {
                 let paths: Vec<_> = hits.iter().map(|p| p.as_str()).collect();
-                problems.push(format!("tasks.pid_files.{key:?}: the name stands at {}; use the path", paths.join(", ")));
+                problems
+                    .push(format!("tasks.pid_files.{key:?}: the name stands at {}; use the path", paths.join(", ")));
                 continue;
             }
             for path in hits {

@@ -23,7 +23,8 @@ impl Demo {
     /// Starts the process and writes `demo.pid` into the state directory.
     pub(crate) fn start(state_dir: &Path) -> io::Result<Self> {
         last_good::make_dir(state_dir)?;
-        let child = Command::new(std::env::current_exe()?).arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let child =
+            Command::new(std::env::current_exe()?).arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         let pid_file = state_dir.join("demo.pid");
         std::fs::write(&pid_file, format!("{}\n", child.id()))?;
         Ok(Self { child, pid_file })

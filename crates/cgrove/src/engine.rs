@@ -64,7 +64,8 @@ impl Engine {
     pub(crate) fn reconcile(&mut self, desired: &Desired, previous: Option<String>) -> Result<Round, EngineError> {
         let config = self.config.clone();
         let (host, actual) = observe(&config, desired)?;
-        let approval = Approval { previous, digests: approvals(&config.tree.state_dir), removals: self.approved.clone() };
+        let approval =
+            Approval { previous, digests: approvals(&config.tree.state_dir), removals: self.approved.clone() };
         let plan = plan(desired, &actual, &config.cgroup.policy, &approval);
         self.remember_approval(&plan);
         let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &plan.actions);

@@ -64,7 +64,12 @@ pub(crate) struct Reconciler {
 }
 
 impl Reconciler {
-    pub(crate) fn new(config: Arc<Config>, board: Arc<Board>, document: watch::Receiver<Option<Arc<Document>>>, engine: Engine) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        board: Arc<Board>,
+        document: watch::Receiver<Option<Arc<Document>>>,
+        engine: Engine,
+    ) -> Self {
         let now = Instant::now();
         let _ = last_good::make_dir(&approvals_dir(&config.tree.state_dir));
         let mut approvals = DirWatch::new().ok();
@@ -217,7 +222,9 @@ impl Reconciler {
             .plan
             .actions
             .iter()
-            .filter_map(|a| Some(Held { hierarchy: a.hierarchy.clone(), group: a.group.to_string(), why: a.held.clone()? }))
+            .filter_map(|a| {
+                Some(Held { hierarchy: a.hierarchy.clone(), group: a.group.to_string(), why: a.held.clone()? })
+            })
             .collect();
         let guard = round.plan.guard.clone();
         let known = self.board.update(|s| {
@@ -264,7 +271,8 @@ impl Reconciler {
     fn record_tasks(&self, synced: &Synced) {
         let look = &synced.look;
         let mut problems = look.problems.clone();
-        problems.extend(synced.faults.iter().map(|(step, fault)| format!("pid {} to {}: {fault}", step.pid, step.group)));
+        problems
+            .extend(synced.faults.iter().map(|(step, fault)| format!("pid {} to {}: {fault}", step.pid, step.group)));
         for fault in &synced.faults {
             warn!(group = fault.0.group.as_str(), "{}", fault.1);
         }

@@ -71,12 +71,20 @@ impl Daemon {
         let mut listeners = Vec::new();
         for address in &config.server.listen {
             let opened = serve::listen(*address).and_then(tokio::net::TcpListener::from_std);
-            listeners.push(opened.map_err(|e| Exit::unavailable(format!("server.listen {address}: {e}; is another cgrove running?")))?);
+            listeners.push(
+                opened.map_err(|e| {
+                    Exit::unavailable(format!("server.listen {address}: {e}; is another cgrove running?"))
+                })?,
+            );
         }
         let engine_config = config.clone();
         let engine = tokio::task::spawn_blocking(move || Engine::new(engine_config)).await;
         let engine = engine.map_err(|e| Exit::unavailable(e.to_string()))?.map_err(Exit::from)?;
-        let demo = if config.demo { Some(Demo::start(&config.tree.state_dir).map_err(|e| Exit::unavailable(format!("demo: {e}")))?) } else { None };
+        let demo = if config.demo {
+            Some(Demo::start(&config.tree.state_dir).map_err(|e| Exit::unavailable(format!("demo: {e}")))?)
+        } else {
+            None
+        };
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -87,7 +95,8 @@ impl Daemon {
             SourceKind::ZooKeeper => tasks.spawn(source::zookeeper::run(config.zookeeper.clone(), news)),
             SourceKind::File => tasks.spawn(source::file::run(config.tree.path.clone(), news)),
         };
-        let sampler = sampler::start(config.clone(), board.clone(), ring.clone()).map_err(|e| Exit::unavailable(format!("sampler: {e}")))?;
+        let sampler = sampler::start(config.clone(), board.clone(), ring.clone())
+            .map_err(|e| Exit::unavailable(format!("sampler: {e}")))?;
         let sampler = Arc::new(sampler);
         tasks.spawn(forward(document.clone(), sampler.clone()));
         let redis = (config.usage.store == StoreKind::Redis).then(|| Redis::new(config.clone()));
@@ -166,11 +175,15 @@ pub(crate) fn permitted(config: &Config) -> Result<(), Exit> {
     let v1: Vec<_> = host.mounts.iter().filter(|m| m.version == Version::V1).collect();
     let dir = config.cgroup.dir.display();
     if v1.is_empty() {
-        let what = if host.mounts.is_empty() { "no cgroup file system is mounted" } else { "only cgroup v2 is mounted" };
-        return Err(Exit::unavailable(format!("{what} below {dir}; this version of cgrove drives cgroup v1 hierarchies (see cgroup.dir)")));
+        let what =
+            if host.mounts.is_empty() { "no cgroup file system is mounted" } else { "only cgroup v2 is mounted" };
+        return Err(Exit::unavailable(format!(
+            "{what} below {dir}; this version of cgrove drives cgroup v1 hierarchies (see cgroup.dir)"
+        )));
     }
     let refusal = |mount: &&cgrove_cgroupfs::host::Mount| {
-        let parent = cgrove_cgroupfs::paths::Tree::new(mount, config.parent()).dir(&cgrove_core::ids::GroupPath::root());
+        let parent =
+            cgrove_cgroupfs::paths::Tree::new(mount, config.parent()).dir(&cgrove_core::ids::GroupPath::root());
         let existing = parent.ancestors().find(|d| d.is_dir()).map(Path::to_owned).unwrap_or_else(|| mount.dir.clone());
         access(&existing, AccessFlags::W_OK).err().map(|errno| (existing, errno))
     };
@@ -180,7 +193,9 @@ pub(crate) fn permitted(config: &Config) -> Result<(), Exit> {
     }
     let (path, errno) = &refusals[0];
     let mend = match errno {
-        nix::errno::Errno::EROFS => "it is mounted read-only; in a container, mount the host's /sys/fs/cgroup writable (docker-compose.yml shows how)",
+        nix::errno::Errno::EROFS => {
+            "it is mounted read-only; in a container, mount the host's /sys/fs/cgroup writable (docker-compose.yml shows how)"
+        }
         _ if !nix::unistd::geteuid().is_root() => "cgroups belong to root; run cgrove as root, for instance with sudo",
         _ => "give cgrove write access to it",
     };

@@ -49,7 +49,9 @@ impl Drop for Handle {
 /// Starts the thread.
 pub(crate) fn start(config: Arc<Config>, board: Arc<Board>, ring: Arc<Ring>) -> std::io::Result<Handle> {
     let (orders, inbox) = channel();
-    let thread = std::thread::Builder::new().name("sampler".into()).spawn(move || Loop { config, board, ring, budget: descriptor_budget() }.run(&inbox))?;
+    let thread = std::thread::Builder::new()
+        .name("sampler".into())
+        .spawn(move || Loop { config, board, ring, budget: descriptor_budget() }.run(&inbox))?;
     Ok(Handle { orders, thread: Some(thread) })
 }
 

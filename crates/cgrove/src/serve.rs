@@ -14,7 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::header::{
+    CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -45,7 +47,13 @@ pub(crate) struct Library {
 }
 
 impl Library {
-    pub(crate) fn new(config: Arc<Config>, board: Arc<Board>, ring: Arc<Ring>, redis: Option<Redis>, document: watch::Receiver<Option<Arc<Document>>>) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        board: Arc<Board>,
+        ring: Arc<Ring>,
+        redis: Option<Redis>,
+        document: watch::Receiver<Option<Arc<Document>>>,
+    ) -> Self {
         Self { config, board, ring, redis, document, in_flight: Arc::new(Semaphore::new(IN_FLIGHT)) }
     }
 }
@@ -163,7 +171,10 @@ fn upgrade(request: &mut Request<Incoming>, peer: SocketAddr, library: Arc<Libra
     let headers = request.headers();
     let version = headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|v| v == "13");
     let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|_| version).cloned() else {
-        return text(StatusCode::BAD_REQUEST, "a WebSocket handshake has Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key\n".into());
+        return text(
+            StatusCode::BAD_REQUEST,
+            "a WebSocket handshake has Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key\n".into(),
+        );
     };
     let upgraded = hyper::upgrade::on(request);
     tokio::spawn(async move {

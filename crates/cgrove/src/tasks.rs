@@ -41,7 +41,8 @@ pub(crate) fn look(config: &Config, host: &Host, desired: &Desired, origins: &mu
     let daemon = i32::try_from(std::process::id()).unwrap_or(0);
     let mut placement = place(&claims, &processes, daemon);
     problems.append(&mut placement.problems);
-    let misplaced = attach::misplaced(host, config.parent(), desired, &placement, &config.cgroup.policy.protected, origins);
+    let misplaced =
+        attach::misplaced(host, config.parent(), desired, &placement, &config.cgroup.policy.protected, origins);
     Look { placement, misplaced, named: claims.len(), problems }
 }
 
@@ -52,7 +53,8 @@ pub(crate) fn sync(config: &Config, host: &Host, desired: &Desired, origins: &mu
     let mut pass = 0;
     loop {
         let look = look(config, host, desired, origins);
-        let refused = |m: &Move| faults.iter().any(|(f, _)| (f.pid, f.start, &f.hierarchy) == (m.pid, m.start, &m.hierarchy));
+        let refused =
+            |m: &Move| faults.iter().any(|(f, _)| (f.pid, f.start, &f.hierarchy) == (m.pid, m.start, &m.hierarchy));
         let moves: Vec<Move> = look.misplaced.moves.iter().filter(|m| !refused(m)).cloned().collect();
         pass += 1;
         if moves.is_empty() || pass > PASSES {

@@ -18,7 +18,11 @@ pub(super) fn run(args: &Args, digest: &str) -> Result<u8, Exit> {
     if let Ok(status) = query::fetch_status(&config) {
         match status["plan"]["guard"]["digest"].as_str() {
             Some(held) if held == digest => {}
-            Some(held) => return Err(Exit::usage(format!("the removals held now have digest {held}, not {digest}; look at `cgrove plan` again"))),
+            Some(held) => {
+                return Err(Exit::usage(format!(
+                    "the removals held now have digest {held}, not {digest}; look at `cgrove plan` again"
+                )));
+            }
             None => return Err(Exit::usage("no removals are held now".into())),
         }
     }

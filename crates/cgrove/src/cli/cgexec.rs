@@ -76,12 +76,20 @@ fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) 
     for mount in &mounts {
         let tree = Tree::new(mount, config.parent());
         if !tree.dir(path).is_dir() {
-            term::err(&format!("cgrove: warning: {path} does not exist in {} yet; the daemon makes it, or --create", mount.label));
+            term::err(&format!(
+                "cgrove: warning: {path} does not exist in {} yet; the daemon makes it, or --create",
+                mount.label
+            ));
         }
         let apart = !mount.controllers.contains(Controller::Cpuacct);
         let first = mount.label.split(',').next().unwrap_or_default();
         let names = match first {
-            _ if mount.controllers.contains(Controller::Cpu) && apart && mounts.iter().any(|m| m.controllers.contains(Controller::Cpuacct)) => "cpu,cpuacct",
+            _ if mount.controllers.contains(Controller::Cpu)
+                && apart
+                && mounts.iter().any(|m| m.controllers.contains(Controller::Cpuacct)) =>
+            {
+                "cpu,cpuacct"
+            }
             _ if mount.controllers.contains(Controller::Cpu) => "cpu",
             "cpuacct" if has_cpu => continue,
             other => other,
@@ -97,8 +105,10 @@ fn make<'a>(config: &Config, desired: &Desired, paths: impl Iterator<Item = &'a 
     let (host, actual) = engine::observe(config, desired)?;
     let plan = plan(desired, &actual, &config.cgroup.policy, &Approval::default());
     // A group comes with its knobs: without them a process could run unlimited for a moment.
-    let fresh = |g: &GroupPath, h: &str| plan.actions.iter().any(|a| a.op == Op::Create && a.group == *g && a.hierarchy == h);
-    let actions: Vec<_> = plan.due().filter(|a| wanted.contains(&a.group) && fresh(&a.group, &a.hierarchy)).cloned().collect();
+    let fresh =
+        |g: &GroupPath, h: &str| plan.actions.iter().any(|a| a.op == Op::Create && a.group == *g && a.hierarchy == h);
+    let actions: Vec<_> =
+        plan.due().filter(|a| wanted.contains(&a.group) && fresh(&a.group, &a.hierarchy)).cloned().collect();
     let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &actions);
     for action in &actions {
         if let Outcome::Failed { fault } = apply.run(action) {

@@ -22,6 +22,12 @@ pub(super) fn run(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
         term::err(&format!("warning: {warning}"));
     }
     let controllers: Vec<_> = desired.controllers.iter().map(|c| c.name()).collect();
-    term::out(&format!("{}: good; {} groups, controllers {}, digest {}", found.place, desired.groups.len(), controllers.join(" "), desired.digest));
+    term::out(&format!(
+        "{}: good; {} groups, controllers {}, digest {}",
+        found.place,
+        desired.groups.len(),
+        controllers.join(" "),
+        desired.digest
+    ));
     Ok(0)
 }

@@ -27,7 +27,10 @@ pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     let desired = document::parse(&found)?;
     let (plan, moves) = compute(&config, &desired, previous(&config, &desired))?;
     if args.global.json() {
-        let moves: Vec<_> = moves.iter().map(|m| json!({"hierarchy": m.hierarchy, "group": m.group, "pid": m.pid, "from": m.from})).collect();
+        let moves: Vec<_> = moves
+            .iter()
+            .map(|m| json!({"hierarchy": m.hierarchy, "group": m.group, "pid": m.pid, "from": m.from}))
+            .collect();
         let report = json!({
             "digest": plan.digest(), "document": desired.digest, "actions": plan.actions, "moves": moves,
             "notes": plan.notes, "guard": plan.guard, "warnings": desired.warnings,
@@ -58,7 +61,9 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     let previous = previous(&config, &desired);
     let round = engine.reconcile(&desired, previous.clone())?;
     keep(&config, &found, desired.clone(), previous);
-    let failed = round.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Failed { .. })).count() + round.tasks.faults.len() + round.faults.len();
+    let failed = round.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Failed { .. })).count()
+        + round.tasks.faults.len()
+        + round.faults.len();
     if args.global.json() {
         let actions: Vec<_> = round.outcomes.iter().map(|(a, o)| json!({"action": a, "result": o})).collect();
         let held: Vec<_> = round.plan.actions.iter().filter(|a| a.held.is_some()).collect();
@@ -73,8 +78,12 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
         term::out(&render(&round.plan, &[], &desired, paint));
         for (action, outcome) in &round.outcomes {
             match outcome {
-                Outcome::Failed { fault } => term::err(&format!("{} {} {}: {fault}", paint.red("failed"), action.hierarchy, action.group)),
-                Outcome::Done { kept: Some(kept) } => term::out(&format!("note: the kernel made it {kept}: {} {}", action.hierarchy, action.group)),
+                Outcome::Failed { fault } => {
+                    term::err(&format!("{} {} {}: {fault}", paint.red("failed"), action.hierarchy, action.group))
+                }
+                Outcome::Done { kept: Some(kept) } => {
+                    term::out(&format!("note: the kernel made it {kept}: {} {}", action.hierarchy, action.group))
+                }
                 _ => {}
             }
         }
@@ -84,7 +93,11 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
         for problem in &round.tasks.look.problems {
             term::err(&format!("pid file: {problem}"));
         }
-        term::out(&format!("Applied: {} done, {failed} failed, {} processes moved.", round.outcomes.len() - failed.min(round.outcomes.len()), round.tasks.moved));
+        term::out(&format!(
+            "Applied: {} done, {failed} failed, {} processes moved.",
+            round.outcomes.len() - failed.min(round.outcomes.len()),
+            round.tasks.moved
+        ));
     }
     Ok(if failed > 0 { 69 } else { 0 })
 }
@@ -92,7 +105,8 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
 /// What was applied is in force: a later `allow_removals` refers to it.
 fn keep(config: &Config, found: &Found, desired: Desired, previous: Option<String>) {
     let version = last_good::load(&config.tree.state_dir).ok().flatten().map_or(0, |d| d.version);
-    let document = crate::source::Document { bytes: found.bytes.clone(), version, desired: Arc::new(desired), previous };
+    let document =
+        crate::source::Document { bytes: found.bytes.clone(), version, desired: Arc::new(desired), previous };
     if let Err(e) = last_good::save(&config.tree.state_dir, &document) {
         term::err(&format!("cgrove: warning: {}: {e}", config.tree.state_dir.display()));
     }
@@ -148,14 +162,28 @@ pub(super) fn render(plan: &Plan, moves: &[Move], desired: &Desired, paint: Pain
     let mut notes: Vec<String> = plan
         .notes
         .iter()
-        .map(|n| format!("{} {}{}: {}", n.hierarchy, n.group, n.knob.as_ref().map(|k| format!(" {k}")).unwrap_or_default(), n.text))
+        .map(|n| {
+            format!(
+                "{} {}{}: {}",
+                n.hierarchy,
+                n.group,
+                n.knob.as_ref().map(|k| format!(" {k}")).unwrap_or_default(),
+                n.text
+            )
+        })
         .collect();
     notes.dedup();
     for note in notes {
         let _ = writeln!(out, "  {} {note}", paint.dim("i"));
     }
     if let Some(guard) = plan.guard.as_ref().filter(|g| !g.approved) {
-        let _ = writeln!(out, "\n{} {}.\nTo let them go: cgrove approve {}", paint.red("Removals are held:"), guard.why, guard.digest);
+        let _ = writeln!(
+            out,
+            "\n{} {}.\nTo let them go: cgrove approve {}",
+            paint.red("Removals are held:"),
+            guard.why,
+            guard.digest
+        );
     }
     if !out.is_empty() {
         out.push('\n');
@@ -178,13 +206,18 @@ fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) 
         let _ = writeln!(out, "  {} {}  {}", paint.green("+"), paint.bold(shown), paint.dim(&created));
     } else {
         let adopted = hierarchies(|op| matches!(op, Op::Adopt { .. }));
-        let adopted = if adopted.is_empty() { String::new() } else { format!("  {}", paint.dim(&format!("adopted in {adopted}"))) };
+        let adopted = if adopted.is_empty() {
+            String::new()
+        } else {
+            format!("  {}", paint.dim(&format!("adopted in {adopted}")))
+        };
         let _ = writeln!(out, "  {} {}{adopted}", paint.yellow("~"), paint.bold(shown));
     }
     for action in actions {
         match &action.op {
             Op::Write(w) if w.want.is_some() => {
-                let from = w.from.as_ref().filter(|f| !f.is_empty()).map(|f| format!("{} → ", shorten(f))).unwrap_or_default();
+                let from =
+                    w.from.as_ref().filter(|f| !f.is_empty()).map(|f| format!("{} → ", shorten(f))).unwrap_or_default();
                 let to = w.want.as_ref().map(|want| want.shown()).unwrap_or_default();
                 let why = match &w.because {
                     Some(_) if w.knob != w.file => format!("  {}", paint.dim(&format!("({})", w.knob))),
@@ -217,7 +250,9 @@ fn count_moves(moves: &[Move]) -> BTreeMap<&GroupPath, String> {
     for step in moves {
         pids.entry(&step.group).or_default().insert(step.pid);
     }
-    pids.into_iter().map(|(g, p)| (g, if p.len() == 1 { "1 process".into() } else { format!("{} processes", p.len()) })).collect()
+    pids.into_iter()
+        .map(|(g, p)| (g, if p.len() == 1 { "1 process".into() } else { format!("{} processes", p.len()) }))
+        .collect()
 }
 
 fn summary(plan: &Plan, moves: &[Move], paint: Paint) -> String {
@@ -255,7 +290,11 @@ mod tests {
     fn node() -> Actual {
         let p = |s| GroupPath::parse(s).unwrap();
         let mark = Mark { format: MARK_FORMAT, instance: "cgrove".into(), parent: "/".into(), files: BTreeMap::new() };
-        let ours = Group { mark: Marked::Ours(mark), values: [("cpu.shares".to_owned(), "1024\n".to_owned())].into(), ..Group::default() };
+        let ours = Group {
+            mark: Marked::Ours(mark),
+            values: [("cpu.shares".to_owned(), "1024\n".to_owned())].into(),
+            ..Group::default()
+        };
         let groups = [(p("/"), Group::default()), (p("/batch"), ours.clone()), (p("/old"), ours)];
         let hierarchy = |label: &str, controller, files: &[&str]| Hierarchy {
             label: label.into(),

@@ -33,7 +33,11 @@ pub(super) fn run(args: &Args, tree: &str, approve: bool) -> Result<u8, Exit> {
     if args.global.json() {
         term::out(&serde_json::json!({ "version": version, "digest": desired.digest }).to_string());
     } else {
-        term::out(&format!("written to {} as version {version}, digest {}", zookeeper::place(&config.zookeeper), desired.digest));
+        term::out(&format!(
+            "written to {} as version {version}, digest {}",
+            zookeeper::place(&config.zookeeper),
+            desired.digest
+        ));
     }
     Ok(0)
 }

@@ -19,12 +19,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One request, one reply as text.
 fn ask(config: &Config, request: &Value) -> Result<String, Exit> {
-    let mut address = *config.server.listen.first().ok_or_else(|| Exit::unavailable("server.listen is empty".into()))?;
+    let mut address =
+        *config.server.listen.first().ok_or_else(|| Exit::unavailable("server.listen is empty".into()))?;
     if address.ip().is_unspecified() {
-        address = SocketAddr::new(if address.is_ipv4() { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() }, address.port());
+        address = SocketAddr::new(
+            if address.is_ipv4() { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() },
+            address.port(),
+        );
     }
     let exchange = async {
-        let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{address}/")).await.map_err(|e| e.to_string())?;
+        let (mut socket, _) =
+            tokio_tungstenite::connect_async(format!("ws://{address}/")).await.map_err(|e| e.to_string())?;
         socket.send(Message::text(request.to_string())).await.map_err(|e| e.to_string())?;
         while let Some(message) = socket.next().await {
             if let Message::Text(text) = message.map_err(|e| e.to_string())? {
@@ -34,11 +39,13 @@ fn ask(config: &Config, request: &Value) -> Result<String, Exit> {
         Err("it closed the connection".to_owned())
     };
     let limited = async { tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err("no answer".into())) };
-    in_runtime(limited)?.map_err(|e| Exit::unavailable(format!("no daemon answers on {address}: {e}; is `cgrove run` running?")))
+    in_runtime(limited)?
+        .map_err(|e| Exit::unavailable(format!("no daemon answers on {address}: {e}; is `cgrove run` running?")))
 }
 
 fn ask_json(config: &Config, request: &Value) -> Result<Value, Exit> {
-    let value: Value = serde_json::from_str(&ask(config, request)?).map_err(|e| Exit::unavailable(format!("the reply is not JSON: {e}")))?;
+    let value: Value = serde_json::from_str(&ask(config, request)?)
+        .map_err(|e| Exit::unavailable(format!("the reply is not JSON: {e}")))?;
     match value.get("error") {
         Some(error) => Err(Exit::unavailable(error.as_str().unwrap_or_default().to_owned())),
         None => Ok(value),
@@ -70,14 +77,34 @@ fn render_status(s: &Value, paint: Paint) -> String {
     let mut line = |key: &str, value: String| {
         let _ = writeln!(out, "{:<10} {value}", paint.bold(key));
     };
-    line("cgrove", format!("{} on {}, pid {}, {}", text(&s["version"]), text(&s["node"]), s["pid"], good(yes(&s["ready"]), "ready", "not ready")));
+    line(
+        "cgrove",
+        format!(
+            "{} on {}, pid {}, {}",
+            text(&s["version"]),
+            text(&s["node"]),
+            s["pid"],
+            good(yes(&s["ready"]), "ready", "not ready")
+        ),
+    );
     let error = |v: &Value| v["error"].as_str().map(|e| format!(": {e}")).unwrap_or_default();
-    line("source", format!("{} {}{}", good(yes(&s["source"]["connected"]), "connected", "away"), text(&s["source"]["place"]), error(&s["source"])));
+    line(
+        "source",
+        format!(
+            "{} {}{}",
+            good(yes(&s["source"]["connected"]), "connected", "away"),
+            text(&s["source"]["place"]),
+            error(&s["source"])
+        ),
+    );
     match &s["document"] {
         Value::Null => line("document", paint.red("none in force")),
         d => {
             let kept = if yes(&d["last_good"]) { ", the last good one from disk" } else { "" };
-            line("document", format!("version {}, {} groups, digest {}{kept}", d["version"], d["groups"], text(&d["digest"])));
+            line(
+                "document",
+                format!("version {}, {} groups, digest {}{kept}", d["version"], d["groups"], text(&d["digest"])),
+            );
             for warning in d["warnings"].as_array().into_iter().flatten() {
                 line("", format!("{} {}", paint.yellow("warning"), text(warning)));
             }
@@ -88,7 +115,16 @@ fn render_status(s: &Value, paint: Paint) -> String {
     }
     let p = &s["plan"];
     let count = |v: &Value| v.as_array().map_or(0, Vec::len);
-    line("tree", format!("{} rounds, {} actions done, {} failing, {} held", p["rounds"], p["done_total"], count(&p["failures"]), count(&p["held"])));
+    line(
+        "tree",
+        format!(
+            "{} rounds, {} actions done, {} failing, {} held",
+            p["rounds"],
+            p["done_total"],
+            count(&p["failures"]),
+            count(&p["held"])
+        ),
+    );
     for f in p["failures"].as_array().into_iter().flatten() {
         line("", paint.red(&text(&f["error"])));
     }
@@ -104,15 +140,44 @@ fn render_status(s: &Value, paint: Paint) -> String {
         line("", paint.dim(&format!("{} {}{knob}: {}", text(&n["hierarchy"]), text(&n["group"]), text(&n["text"]))));
     }
     let t = &s["tasks"];
-    line("processes", format!("{} in groups, {} named by pid files, {} moved so far", t["processes"], t["named"], t["moved_total"]));
-    for problem in t["problems"].as_array().into_iter().flatten().chain(t["left_alone"].as_array().into_iter().flatten()) {
+    line(
+        "processes",
+        format!("{} in groups, {} named by pid files, {} moved so far", t["processes"], t["named"], t["moved_total"]),
+    );
+    for problem in
+        t["problems"].as_array().into_iter().flatten().chain(t["left_alone"].as_array().into_iter().flatten())
+    {
         line("", paint.yellow(&text(problem)));
     }
     let u = &s["usage"];
-    line("usage", format!("{} slots held ({} KiB), {} measured, {} gaps, {} dropped, disk traffic from {}", u["held"], u["held_bytes"].as_u64().unwrap_or(0) / 1024, u["slots_total"], u["gaps_total"], u["dropped_total"], text(&u["io_source"])));
+    line(
+        "usage",
+        format!(
+            "{} slots held ({} KiB), {} measured, {} gaps, {} dropped, disk traffic from {}",
+            u["held"],
+            u["held_bytes"].as_u64().unwrap_or(0) / 1024,
+            u["slots_total"],
+            u["gaps_total"],
+            u["dropped_total"],
+            text(&u["io_source"])
+        ),
+    );
     let st = &s["store"];
-    let conflict = st["owner_conflict"].as_str().map(|o| format!(": node {o} writes under the same redis.prefix")).unwrap_or_default();
-    line("store", format!("{} {}, {} written, {} replayed{}{conflict}", text(&st["kind"]), good(yes(&st["connected"]), "connected", "away"), st["written_total"], st["replayed_total"], error(st)));
+    let conflict = st["owner_conflict"]
+        .as_str()
+        .map(|o| format!(": node {o} writes under the same redis.prefix"))
+        .unwrap_or_default();
+    line(
+        "store",
+        format!(
+            "{} {}, {} written, {} replayed{}{conflict}",
+            text(&st["kind"]),
+            good(yes(&st["connected"]), "connected", "away"),
+            st["written_total"],
+            st["replayed_total"],
+            error(st)
+        ),
+    );
     out.trim_end().to_owned()
 }
 
@@ -123,7 +188,8 @@ pub(super) fn usage(args: &Args, slots: u64, follow: bool, group: Option<&str>) 
     loop {
         let request = json!({ "cmd": "show_account", "args": { "nr_slot": slots.max(2), "group": group } });
         let reply = ask(&config, &request)?;
-        let value: BTreeMap<String, Value> = serde_json::from_str(&reply).map_err(|e| Exit::unavailable(format!("the reply is not JSON: {e}")))?;
+        let value: BTreeMap<String, Value> =
+            serde_json::from_str(&reply).map_err(|e| Exit::unavailable(format!("the reply is not JSON: {e}")))?;
         if let Some(error) = value.get("error").and_then(Value::as_str) {
             return Err(Exit::usage(error.to_owned()));
         }
@@ -167,7 +233,15 @@ fn render_usage(slots: &BTreeMap<String, Value>, top: &str, paint: Paint) -> Str
             walk(&mut lines, controller, top.trim_end_matches('/'), node, &before[controller], span);
         }
     }
-    let mut out = paint.bold(&format!("{:<32} {:>8} {:>10} {:>7} {:>11} {:>11}", format!("slot {last}"), "CPU %", "memory", "pids", "read/s", "written/s"));
+    let mut out = paint.bold(&format!(
+        "{:<32} {:>8} {:>10} {:>7} {:>11} {:>11}",
+        format!("slot {last}"),
+        "CPU %",
+        "memory",
+        "pids",
+        "read/s",
+        "written/s"
+    ));
     let show = |v: Option<String>| v.unwrap_or_else(|| "-".into());
     for (path, l) in lines {
         let path = if path.is_empty() { "/".to_owned() } else { path };
@@ -188,13 +262,18 @@ fn walk(lines: &mut BTreeMap<String, Line>, controller: &str, path: &str, now: &
     let line = lines.entry(path.to_owned()).or_default();
     let value = &now["value"];
     // A counter that fell belongs to a group made anew: no rate.
-    let rate = |now: Option<u64>, before: Option<u64>| Some((now?.checked_sub(before?)?) as f64 / span).filter(|_| span > 0.0);
+    let rate =
+        |now: Option<u64>, before: Option<u64>| Some((now?.checked_sub(before?)?) as f64 / span).filter(|_| span > 0.0);
     match controller {
-        "cpu" | "cpuacct" => line.cpu = rate(value["usage"].as_u64(), before["value"]["usage"].as_u64()).map(|ns| ns / 1e7),
+        "cpu" | "cpuacct" => {
+            line.cpu = rate(value["usage"].as_u64(), before["value"]["usage"].as_u64()).map(|ns| ns / 1e7)
+        }
         "memory" => line.memory = value["current"].as_u64(),
         "pids" => line.pids = value["current"].as_u64(),
         "io" | "blkio" => {
-            let sum = |v: &Value, key: &str| v["value"].as_object().map(|devices| devices.values().filter_map(|d| d[key].as_u64()).sum::<u64>());
+            let sum = |v: &Value, key: &str| {
+                v["value"].as_object().map(|devices| devices.values().filter_map(|d| d[key].as_u64()).sum::<u64>())
+            };
             line.read = rate(sum(now, "Read"), sum(before, "Read"));
             line.written = rate(sum(now, "Write"), sum(before, "Write"));
         }

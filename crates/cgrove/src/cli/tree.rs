@@ -8,9 +8,9 @@ use cgrove_core::ids::GroupPath;
 use serde_json::json;
 
 use super::args::Args;
+use super::document;
 use super::exit::Exit;
 use super::term::{self, Paint};
-use super::document;
 use crate::config::Config;
 use crate::engine;
 
@@ -46,7 +46,12 @@ pub(super) fn run(args: &Args) -> Result<u8, Exit> {
     Ok(0)
 }
 
-fn merge(config: &Config, host: &cgrove_cgroupfs::host::Host, desired: &Desired, actual: &Actual) -> BTreeMap<GroupPath, Node> {
+fn merge(
+    config: &Config,
+    host: &cgrove_cgroupfs::host::Host,
+    desired: &Desired,
+    actual: &Actual,
+) -> BTreeMap<GroupPath, Node> {
     let mut nodes: BTreeMap<GroupPath, Node> = BTreeMap::new();
     for path in desired.groups.keys() {
         nodes.entry(path.clone()).or_default().declared = true;
@@ -62,7 +67,8 @@ fn merge(config: &Config, host: &cgrove_cgroupfs::host::Host, desired: &Desired,
                 node.ours = true;
                 // What follows the parent by itself is no setting.
                 let set = mark.files.iter().filter(|(_, set)| !set.want.starts_with('='));
-                let values = set.filter_map(|(file, _)| Some((file.clone(), group.values.get(file)?.trim().replace('\n', ", "))));
+                let values = set
+                    .filter_map(|(file, _)| Some((file.clone(), group.values.get(file)?.trim().replace('\n', ", "))));
                 node.knobs.extend(values);
             }
             let listed = std::fs::read_to_string(tree.procs(path)).unwrap_or_default();
@@ -100,7 +106,12 @@ fn render(parent: &GroupPath, nodes: &BTreeMap<GroupPath, Node>, paint: Paint) -
             _ => {}
         }
         let branch = if last { "└─ " } else { "├─ " };
-        out.push_str(&format!("\n{}{name}{}{}", paint.dim(&format!("{indent}{branch}")), if facts.is_empty() { "" } else { "   " }, facts.join("  ")));
+        out.push_str(&format!(
+            "\n{}{name}{}{}",
+            paint.dim(&format!("{indent}{branch}")),
+            if facts.is_empty() { "" } else { "   " },
+            facts.join("  ")
+        ));
         open.push(!last);
     }
     out
@@ -123,8 +134,15 @@ mod tests {
         let mut nodes = BTreeMap::new();
         let mut add = |path: &str, declared, ours| {
             let hierarchies = vec!["cpu".to_owned()];
-            let knobs = if ours { [("memory.limit_in_bytes".to_owned(), "1048576".to_owned())].into() } else { BTreeMap::new() };
-            nodes.insert(GroupPath::parse(path).unwrap(), Node { hierarchies, declared, ours, knobs, ..Node::default() });
+            let knobs = if ours {
+                [("memory.limit_in_bytes".to_owned(), "1048576".to_owned())].into()
+            } else {
+                BTreeMap::new()
+            };
+            nodes.insert(
+                GroupPath::parse(path).unwrap(),
+                Node { hierarchies, declared, ours, knobs, ..Node::default() },
+            );
         };
         add("/a", true, true);
         add("/a/x", true, false);

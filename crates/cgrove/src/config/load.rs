@@ -130,7 +130,10 @@ impl OneOrMany {
 /// Reads `path` and the environment. Relative paths in the file are relative to the file.
 pub(crate) fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|e| {
-        ConfigError(format!("{}: {e}; name a configuration with --config FILE (config/cgrove.toml explains every setting)", path.display()))
+        ConfigError(format!(
+            "{}: {e}; name a configuration with --config FILE (config/cgrove.toml explains every setting)",
+            path.display()
+        ))
     })?;
     let base = std::fs::canonicalize(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
     parse(&text, &path.display().to_string(), &base, env)
@@ -141,7 +144,12 @@ pub(crate) fn standard(env: impl Iterator<Item = (String, String)>) -> Result<Co
     parse("[tree]\nsource = \"file\"\npath = \"/dev/null\"\n", "the defaults", Path::new("/"), env)
 }
 
-fn parse(text: &str, file: &str, base: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+fn parse(
+    text: &str,
+    file: &str,
+    base: &Path,
+    env: impl Iterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
     let mut table: toml::Table = toml::from_str(text).map_err(|e| ConfigError(format!("{file}: {e}")))?;
     check_names(&table, "").map_err(|(name, why)| ConfigError(format!("{file}:{}: {why}", line_of(text, &name))))?;
     toml::from_str::<Raw>(text).map_err(|e| ConfigError(format!("{file}: {e}")))?;
@@ -228,7 +236,11 @@ type Bad = (&'static str, String);
 
 fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     let hostname = || nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok());
-    let node = raw.node.or_else(hostname).filter(|n| !n.is_empty()).ok_or(("node", "the host has no name; set one".to_owned()))?;
+    let node = raw
+        .node
+        .or_else(hostname)
+        .filter(|n| !n.is_empty())
+        .ok_or(("node", "the host has no name; set one".to_owned()))?;
     let source = match raw.tree.source.as_deref().unwrap_or("zookeeper") {
         "zookeeper" => SourceKind::ZooKeeper,
         "file" => SourceKind::File,
@@ -236,7 +248,9 @@ fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     };
     let path = match (raw.tree.path, source) {
         (Some(path), _) => base.join(path),
-        (None, SourceKind::File) => return Err(("tree.path", "tree.source is \"file\": name the file that holds the document".into())),
+        (None, SourceKind::File) => {
+            return Err(("tree.path", "tree.source is \"file\": name the file that holds the document".into()));
+        }
         (None, SourceKind::ZooKeeper) => PathBuf::new(),
     };
     let state_dir = base.join(raw.tree.state_dir.unwrap_or_else(|| "/var/lib/cgrove".into()));
@@ -293,7 +307,10 @@ fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
 fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKeeper, Bad> {
     let hosts = raw.hosts.unwrap_or_default().replace(' ', "");
     if hosts.is_empty() && source == SourceKind::ZooKeeper {
-        return Err(("zookeeper.hosts", "tree.source is \"zookeeper\": name the servers, as in \"h1:2181,h2:2181/chroot\"".into()));
+        return Err((
+            "zookeeper.hosts",
+            "tree.source is \"zookeeper\": name the servers, as in \"h1:2181,h2:2181/chroot\"".into(),
+        ));
     }
     let prefix = raw.prefix.unwrap_or_else(|| "/cgrove".into());
     if !prefix.starts_with('/') || prefix.contains("//") {
@@ -302,18 +319,22 @@ fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKe
     let mut auth = Vec::new();
     for entry in raw.auth {
         auth.push(match entry {
-            RawAuth::File { scheme, credential_file } => Auth { scheme, credential: Secret::File(base.join(credential_file)) },
+            RawAuth::File { scheme, credential_file } => {
+                Auth { scheme, credential: Secret::File(base.join(credential_file)) }
+            }
             RawAuth::Text(text) => {
                 // The text is a secret: it is not repeated in the error.
                 let (scheme, credential) = text.split_once(':').ok_or((
                     "zookeeper.auth",
-                    "an entry is \"digest:user:password\" or { scheme = \"digest\", credential_file = \"...\" }".to_owned(),
+                    "an entry is \"digest:user:password\" or { scheme = \"digest\", credential_file = \"...\" }"
+                        .to_owned(),
                 ))?;
                 Auth { scheme: scheme.into(), credential: Secret::Text(credential.into()) }
             }
         });
     }
-    let session_timeout = duration("zookeeper.session_timeout", raw.session_timeout, Duration::from_secs(10), Duration::from_secs(1))?;
+    let session_timeout =
+        duration("zookeeper.session_timeout", raw.session_timeout, Duration::from_secs(10), Duration::from_secs(1))?;
     Ok(ZooKeeper { hosts, prefix: prefix.trim_end_matches('/').into(), auth, session_timeout })
 }
 
@@ -346,7 +367,14 @@ fn server(raw: RawServer) -> Result<Server, Bad> {
     let listen = raw.listen.map(OneOrMany::list).unwrap_or_else(|| vec!["127.0.0.1:43409".into()]);
     let listen = listen
         .iter()
-        .map(|text| text.parse::<SocketAddr>().map_err(|_| ("server.listen", format!("{text:?} is not an address and port such as \"127.0.0.1:43409\" or \"[::1]:43409\""))))
+        .map(|text| {
+            text.parse::<SocketAddr>().map_err(|_| {
+                (
+                    "server.listen",
+                    format!("{text:?} is not an address and port such as \"127.0.0.1:43409\" or \"[::1]:43409\""),
+                )
+            })
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let allow_from = raw
         .allow_from
@@ -360,15 +388,24 @@ fn server(raw: RawServer) -> Result<Server, Bad> {
         && allow_from.is_empty()
         && !raw.insecure
     {
-        let why = format!("{open} is reachable from other hosts, without a password: name who may read with server.allow_from = [\"10.0.0.0/8\"], or say server.insecure = true");
+        let why = format!(
+            "{open} is reachable from other hosts, without a password: name who may read with server.allow_from = [\"10.0.0.0/8\"], or say server.insecure = true"
+        );
         return Err(("server.listen", why));
     }
-    Ok(Server { listen, allow_from, insecure: raw.insecure, hosts: raw.hosts, max_connections: raw.max_connections.unwrap_or(1024).max(1) })
+    Ok(Server {
+        listen,
+        allow_from,
+        insecure: raw.insecure,
+        hosts: raw.hosts,
+        max_connections: raw.max_connections.unwrap_or(1024).max(1),
+    })
 }
 
 fn duration(name: &'static str, text: Option<String>, default: Duration, least: Duration) -> Result<Duration, Bad> {
     let Some(text) = text else { return Ok(default) };
-    let parsed = humantime::parse_duration(&text).map_err(|_| (name, format!("{text:?} is not a duration such as \"30s\" or \"5m\"")))?;
+    let parsed = humantime::parse_duration(&text)
+        .map_err(|_| (name, format!("{text:?} is not a duration such as \"30s\" or \"5m\"")))?;
     if parsed < least {
         return Err((name, format!("{text:?} is less than {}", humantime::format_duration(least))));
     }
@@ -410,22 +447,32 @@ mod tests {
 
     #[test]
     fn redis_is_the_store_as_soon_as_it_has_a_url() {
-        let config = with_env(&format!("node = \"n1\"\n{FILE}[redis]\nurl = \"redis://h:1\"\nprefix = \"x/{{node}}\""), &[]).unwrap();
+        let config =
+            with_env(&format!("node = \"n1\"\n{FILE}[redis]\nurl = \"redis://h:1\"\nprefix = \"x/{{node}}\""), &[])
+                .unwrap();
         assert_eq!((config.usage.store, config.redis.prefix.as_str()), (StoreKind::Redis, "x/n1"));
-        let config = with_env(&format!("{FILE}[redis]\nurl = \"redis://h:1\"\n[usage]\nstore = \"memory\""), &[]).unwrap();
+        let config =
+            with_env(&format!("{FILE}[redis]\nurl = \"redis://h:1\"\n[usage]\nstore = \"memory\""), &[]).unwrap();
         assert_eq!(config.usage.store, StoreKind::Memory);
     }
 
     #[test]
     fn the_environment_overrides_the_file() {
-        let config = with_env(FILE, &[("CGROVE_SERVER_LISTEN", "127.0.0.1:1"), ("CGROVE_CGROUP_PROTECTED", "[\"a\"]"), ("PATH", "x")]).unwrap();
+        let config = with_env(
+            FILE,
+            &[("CGROVE_SERVER_LISTEN", "127.0.0.1:1"), ("CGROVE_CGROUP_PROTECTED", "[\"a\"]"), ("PATH", "x")],
+        )
+        .unwrap();
         assert_eq!(config.server.listen, ["127.0.0.1:1".parse().unwrap()]);
         assert!(with_env(FILE, &[("CGROVE_REDIS_URI", "x")]).unwrap_err().contains("CGROVE_REDIS_URL"));
     }
 
     #[test]
     fn errors_name_line_setting_and_mend() {
-        assert!(error("[tree]\nsource = \"file\"\npth = 1\n").starts_with("x.toml:3: unknown setting `tree.pth`; did you mean `tree.path`?"));
+        assert!(
+            error("[tree]\nsource = \"file\"\npth = 1\n")
+                .starts_with("x.toml:3: unknown setting `tree.pth`; did you mean `tree.path`?")
+        );
         assert!(error("[tree]\nsource = \"etcd\"").starts_with("x.toml:2: tree.source: \"etcd\" is not one of"));
         assert!(error("").contains("zookeeper.hosts"));
         assert!(error(&format!("{FILE}[tasks]\ninterval = \"soon\"")).contains("x.toml:5: tasks.interval"));
@@ -435,12 +482,17 @@ mod tests {
         assert!(error("not toml").contains("x.toml"));
         let secret = error(&format!("{FILE}[zookeeper]\nauth = [\"topsecret\"]"));
         assert!(secret.contains("zookeeper.auth") && !secret.contains("topsecret"));
-        assert!(!format!("{:?}", with_env(&format!("{FILE}[zookeeper]\nauth = [\"digest:u:topsecret\"]"), &[])).contains("topsecret"));
+        assert!(
+            !format!("{:?}", with_env(&format!("{FILE}[zookeeper]\nauth = [\"digest:u:topsecret\"]"), &[]))
+                .contains("topsecret")
+        );
     }
 
     #[test]
     fn pid_files_by_name_path_and_glob() {
-        let text = format!("{FILE}[tasks.pid_files]\nweb = \"/run/w.pid\"\n\"/a/vm-*\" = [\"/run/{{name}}.pid\"]\ntwice = \"/run/t.pid\"");
+        let text = format!(
+            "{FILE}[tasks.pid_files]\nweb = \"/run/w.pid\"\n\"/a/vm-*\" = [\"/run/{{name}}.pid\"]\ntwice = \"/run/t.pid\""
+        );
         let config = with_env(&text, &[]).unwrap();
         let paths = ["/web", "/a/vm-1", "/b/vm-1", "/x/twice", "/y/twice"].map(|p| GroupPath::parse(p).unwrap());
         let (files, problems) = config.pid_files(&paths.iter().collect::<Vec<_>>());

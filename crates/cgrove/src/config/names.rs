@@ -40,7 +40,8 @@ pub(super) fn unknown(dotted: &str, is_table: bool) -> Option<String> {
     let known = if is_table {
         SETTINGS.iter().any(|s| section(s) && s.contains('.')) || SETTINGS.contains(&format!("{dotted}.*").as_str())
     } else {
-        SETTINGS.contains(&dotted) || SETTINGS.iter().any(|s| s.strip_suffix('*').is_some_and(|p| dotted.starts_with(p)))
+        SETTINGS.contains(&dotted)
+            || SETTINGS.iter().any(|s| s.strip_suffix('*').is_some_and(|p| dotted.starts_with(p)))
     };
     if known {
         return None;

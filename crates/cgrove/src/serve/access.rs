@@ -19,7 +19,9 @@ pub(super) fn check(config: &Config, peer: SocketAddr, headers: &HeaderMap) -> R
         return Err("this Host is not an IP address, localhost, the node's name or in server.hosts");
     }
     match headers.get(ORIGIN).map(|o| o.to_str().unwrap_or_default()) {
-        Some(origin) if origin.split_once("://").map(|(_, rest)| rest) != Some(host) => Err("requests from other sites' pages are refused"),
+        Some(origin) if origin.split_once("://").map(|(_, rest)| rest) != Some(host) => {
+            Err("requests from other sites' pages are refused")
+        }
         _ => Ok(()),
     }
 }
@@ -30,7 +32,10 @@ fn host_allowed(config: &Config, host: &str) -> bool {
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
     let same = |other: &str| other.eq_ignore_ascii_case(name);
-    name.parse::<IpAddr>().is_ok() || same("localhost") || same(&config.node) || config.server.hosts.iter().any(|h| same(h))
+    name.parse::<IpAddr>().is_ok()
+        || same("localhost")
+        || same(&config.node)
+        || config.server.hosts.iter().any(|h| same(h))
 }
 
 /// Does the request ask for a WebSocket?
@@ -45,7 +50,8 @@ mod tests {
 
     fn config(server: &str) -> Config {
         let path = std::env::temp_dir().join(format!("cgrove-access-{}-{}.toml", std::process::id(), server.len()));
-        std::fs::write(&path, format!("node = \"n1\"\n[tree]\nsource = \"file\"\npath = \"x\"\n[server]\n{server}")).unwrap();
+        std::fs::write(&path, format!("node = \"n1\"\n[tree]\nsource = \"file\"\npath = \"x\"\n[server]\n{server}"))
+            .unwrap();
         let config = load(&path, std::iter::empty()).unwrap();
         std::fs::remove_file(path).unwrap();
         config

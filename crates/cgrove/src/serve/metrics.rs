@@ -47,7 +47,13 @@ impl Collector for Snapshot {
             gauge(&mut encoder, name, help, None, value as i64)?;
         }
         gauge(&mut encoder, "usage_held", "Slots held in memory", Some(&Unit::Bytes), s.usage.held_bytes as i64)?;
-        gauge(&mut encoder, "start_time", "When the daemon started, Unix time", Some(&Unit::Seconds), s.started as i64)?;
+        gauge(
+            &mut encoder,
+            "start_time",
+            "When the daemon started, Unix time",
+            Some(&Unit::Seconds),
+            s.started as i64,
+        )?;
         let counters: [(&str, &str, u64); 9] = [
             ("plan_rounds", "Reconciles", s.plan.rounds),
             ("plan_actions_done", "Actions done", s.plan.done_total),
@@ -64,11 +70,22 @@ impl Collector for Snapshot {
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
         let refused = ConstCounter::new(s.server.refused_total);
-        refused.encode(encoder.encode_descriptor("server_refused", "Connections and requests refused", None, refused.metric_type())?)
+        refused.encode(encoder.encode_descriptor(
+            "server_refused",
+            "Connections and requests refused",
+            None,
+            refused.metric_type(),
+        )?)
     }
 }
 
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, unit: Option<&Unit>, value: i64) -> Result<(), std::fmt::Error> {
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: i64,
+) -> Result<(), std::fmt::Error> {
     let metric = ConstGauge::new(value);
     metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
 }

@@ -39,7 +39,9 @@ async fn dispatch(library: &Library, message: &str) -> Result<Pieces, String> {
     match cmd.as_str() {
         "show_account" => show_account(library, args).await,
         "get_conf" => get_conf(library),
-        "get_status" => Ok(vec![Bytes::from(serde_json::to_vec(&library.board.snapshot()).map_err(|e| e.to_string())?)]),
+        "get_status" => {
+            Ok(vec![Bytes::from(serde_json::to_vec(&library.board.snapshot()).map_err(|e| e.to_string())?)])
+        }
         "list_groups" => list_groups(library, args),
         _ => {
             let hint = nearest(cmd, COMMANDS.into_iter()).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
@@ -129,7 +131,11 @@ fn get_conf(library: &Library) -> Result<Pieces, String> {
     let document = library.document.borrow().clone();
     let document = document.ok_or_else(|| {
         let status = library.board.snapshot();
-        let why = status.refused.map(|r| r.error).or(status.source.error).unwrap_or_else(|| "the source has not answered yet".into());
+        let why = status
+            .refused
+            .map(|r| r.error)
+            .or(status.source.error)
+            .unwrap_or_else(|| "the source has not answered yet".into());
         format!("no document is in force: {why}")
     })?;
     let head = Bytes::from(format!("{{\"version\":{},\"value\":", document.version));
@@ -160,7 +166,8 @@ mod tests {
     #[test]
     fn a_subtree_is_cut_out_of_stored_bytes() {
         let slot = br#"{"cpu":{"value":{},"sub_cgroup":{"a":{"value":{"usage":1},"sub_cgroup":{"b":{"value":{"usage":2}}}}}},"blkio":{"value":{}}}"#;
-        let cut = |path: &str| String::from_utf8(narrow(slot, &GroupPath::parse(path).unwrap()).unwrap().to_vec()).unwrap();
+        let cut =
+            |path: &str| String::from_utf8(narrow(slot, &GroupPath::parse(path).unwrap()).unwrap().to_vec()).unwrap();
         assert_eq!(cut("/a/b"), r#"{"cpu":{"value":{"usage":2}}}"#);
         assert_eq!(cut("/x"), "{}");
         assert!(narrow(b"poison", &GroupPath::root()).is_none());

@@ -37,7 +37,9 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
                 library.board.update(|s| s.server.requests_total += 1);
                 request::answer(&library, &text).await
             }
-            Ok(Message::Binary(_)) => vec![Bytes::from_static(br#"{"error":"requests are text messages, not binary ones"}"#)],
+            Ok(Message::Binary(_)) => {
+                vec![Bytes::from_static(br#"{"error":"requests are text messages, not binary ones"}"#)]
+            }
             Ok(Message::Close(_)) => break,
             Ok(_) => continue,
             Err(Error::Capacity(_)) => {
@@ -58,7 +60,11 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
 }
 
 /// Sends the pieces as one text message. Together, all clients' replies under way stay within a bound.
-async fn send<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>, pieces: Vec<Bytes>, library: &Library) -> Result<(), String> {
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    pieces: Vec<Bytes>,
+    library: &Library,
+) -> Result<(), String> {
     let mut frames = Frames { pieces: pieces.into_iter().peekable() };
     let mut first = true;
     while let Some(payload) = frames.next() {
@@ -67,7 +73,10 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>
         let last = frames.pieces.peek().is_none();
         let opcode = OpCode::Data(if first { Data::Text } else { Data::Continue });
         let message = Message::Frame(Frame::message(payload, opcode, last));
-        tokio::time::timeout(SLOW, socket.send(message)).await.map_err(|_| "too slow a reader".to_owned())?.map_err(|e| e.to_string())?;
+        tokio::time::timeout(SLOW, socket.send(message))
+            .await
+            .map_err(|_| "too slow a reader".to_owned())?
+            .map_err(|e| e.to_string())?;
         first = false;
     }
     Ok(())

@@ -32,7 +32,9 @@ pub(crate) async fn run(path: PathBuf, news: mpsc::Sender<News>) {
                 }
                 News::Document { bytes, version }
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => News::Missing(format!("{} does not exist", path.display())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                News::Missing(format!("{} does not exist", path.display()))
+            }
             Err(e) => News::Away(format!("{}: {e}", path.display())),
         };
         if news.send(item).await.is_err() {

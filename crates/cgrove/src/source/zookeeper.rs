@@ -18,7 +18,8 @@ const RETRY_REFUSED: Duration = Duration::from_secs(2);
 /// While disconnected, operations queue; none may hang.
 const OPERATION: Duration = Duration::from_secs(5);
 /// Between connections; the servers of a whole cluster restart at once.
-const BACKOFF: [Duration; 4] = [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(700), Duration::from_millis(1500)];
+const BACKOFF: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(700), Duration::from_millis(1500)];
 
 /// The document's znode below the chroot.
 pub(crate) fn path(config: &ZooKeeper) -> String {
@@ -51,7 +52,9 @@ pub(crate) async fn run(config: ZooKeeper, news: mpsc::Sender<News>) {
 
 /// Connects once, with authentication. The error says what the client library hides.
 pub(crate) async fn connect(config: &ZooKeeper) -> Result<Client, String> {
-    let mut connector = Client::connector().with_session_timeout(config.session_timeout).with_connection_timeout(Duration::from_secs(3));
+    let mut connector = Client::connector()
+        .with_session_timeout(config.session_timeout)
+        .with_connection_timeout(Duration::from_secs(3));
     for auth in &config.auth {
         let credential = auth.credential.read().map_err(|e| format!("zookeeper.auth: {e}"))?;
         connector = connector.with_auth(&auth.scheme, credential.as_bytes());
@@ -92,7 +95,10 @@ async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>)
                 watcher = Some(armed);
             }
             Err(Error::NoNode) => {
-                item = News::Missing(format!("znode {path} does not exist on {}; `cgrove push TREE` makes it", config.hosts));
+                item = News::Missing(format!(
+                    "znode {path} does not exist on {}; `cgrove push TREE` makes it",
+                    config.hosts
+                ));
                 match within(client.check_and_watch_stat(&path)).await {
                     Ok((None, armed)) => watcher = Some(armed),
                     Ok((Some(_), _)) => continue, // It came into being meanwhile.
@@ -101,7 +107,9 @@ async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>)
             }
             Err(Error::NoAuth) => {
                 let how = if config.auth.is_empty() { "zookeeper.auth is empty" } else { "check zookeeper.auth" };
-                item = News::Away(format!("znode {path}: not authorized to read it; {how}, and its ACL with zkCli's getAcl"));
+                item = News::Away(format!(
+                    "znode {path}: not authorized to read it; {how}, and its ACL with zkCli's getAcl"
+                ));
                 pause = RETRY_REFUSED;
             }
             Err(Error::ConnectionLoss | Error::Timeout) => {
@@ -137,7 +145,11 @@ async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>)
 }
 
 /// Follows the session's state: `None` after a reconnect (read again), `Some` when the session is over.
-async fn lost(state: &mut zookeeper_client::StateWatcher, news: &mpsc::Sender<News>, config: &ZooKeeper) -> Option<SessionState> {
+async fn lost(
+    state: &mut zookeeper_client::StateWatcher,
+    news: &mpsc::Sender<News>,
+    config: &ZooKeeper,
+) -> Option<SessionState> {
     loop {
         match state.changed().await {
             SessionState::Disconnected => {
@@ -174,19 +186,28 @@ pub(crate) async fn write(config: &ZooKeeper, data: &[u8], expected: Option<i32>
     let result = match expected {
         Some(version) => within(client.set_data(&path, data, Some(version))).await.map(|stat| stat.version),
         None => {
-            let options = CreateMode::Persistent.with_acls(acls.clone());
+            let options = CreateMode::Persistent.with_acls(acls);
             if !config.prefix.is_empty() {
                 // Whoever may write the znode above could delete the document, so it has the same ACL.
-                let above = CreateMode::Persistent.with_acls(acls.clone());
-                within(client.mkdir(&config.prefix, &above)).await.or_else(|e| if e == Error::NodeExists { Ok(()) } else { Err(e) }).map_err(|e| format!("{}: {e}", config.prefix))?;
+                let above = CreateMode::Persistent.with_acls(acls);
+                within(client.mkdir(&config.prefix, &above))
+                    .await
+                    .or_else(|e| if e == Error::NodeExists { Ok(()) } else { Err(e) })
+                    .map_err(|e| format!("{}: {e}", config.prefix))?;
             }
             within(client.create(&path, data, &options)).await.map(|(stat, _)| stat.version.max(0))
         }
     };
     result.map_err(|e| match e {
-        Error::BadVersion | Error::NodeExists => format!("{}: someone else changed it meanwhile; look at `cgrove plan` and push again", place(config)),
-        Error::NoAuth => format!("{}: not authorized to write it; check zookeeper.auth and the znode's ACL", place(config)),
-        Error::ConnectionLoss => format!("{}: connection lost; a document larger than the server's jute.maxbuffer does that", place(config)),
+        Error::BadVersion | Error::NodeExists => {
+            format!("{}: someone else changed it meanwhile; look at `cgrove plan` and push again", place(config))
+        }
+        Error::NoAuth => {
+            format!("{}: not authorized to write it; check zookeeper.auth and the znode's ACL", place(config))
+        }
+        Error::ConnectionLoss => {
+            format!("{}: connection lost; a document larger than the server's jute.maxbuffer does that", place(config))
+        }
         e => format!("{}: {e}", place(config)),
     })
 }

@@ -158,7 +158,10 @@ impl Writer {
         if Instant::now() >= self.next_claim {
             let other = self.redis.claim().await?;
             if other.is_some() && self.claimed {
-                warn!("redis: {} is also written by node {other:?}; give each node its own redis.prefix", self.redis.config.redis.prefix);
+                warn!(
+                    "redis: {} is also written by node {other:?}; give each node its own redis.prefix",
+                    self.redis.config.redis.prefix
+                );
             }
             self.claimed = other.is_none();
             self.next_claim = Instant::now() + CLAIM / 3;
@@ -189,7 +192,8 @@ impl Writer {
     /// After an outage every slot is looked for; otherwise the newest one tells whether Redis was emptied.
     async fn notice_losses(&mut self) -> Result<(), RedisError> {
         let written = self.ring.written();
-        let suspects = if self.connected { written.last().map(std::slice::from_ref).unwrap_or_default() } else { &written[..] };
+        let suspects =
+            if self.connected { written.last().map(std::slice::from_ref).unwrap_or_default() } else { &written[..] };
         if suspects.is_empty() {
             return Ok(());
         }

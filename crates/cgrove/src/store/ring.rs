@@ -91,7 +91,9 @@ impl Ring {
 
     /// The oldest slots that the outer store lacks.
     pub(crate) fn unwritten(&self, most: usize) -> Vec<(u64, Bytes)> {
-        self.with(|i| i.slots.iter().filter(|(_, s)| !s.written).take(most).map(|(slot, s)| (*slot, s.bytes.clone())).collect())
+        self.with(|i| {
+            i.slots.iter().filter(|(_, s)| !s.written).take(most).map(|(slot, s)| (*slot, s.bytes.clone())).collect()
+        })
     }
 
     /// Every slot that the outer store should have.

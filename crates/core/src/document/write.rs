@@ -82,7 +82,7 @@ pub fn to_by_controller(desired: &Desired) -> (Json, Vec<String>) {
     for controller in desired.controllers.iter() {
         let implied = controller == Controller::Cpuacct && desired.controllers.contains(Controller::Cpu);
         if !implied {
-            let tree = children(desired, &GroupPath::root(), &|path, group| conf(desired, controller, path, group));
+            let tree = conf_children(desired, controller, &GroupPath::root());
             top.push((controller.v1_name().into(), Json::Object(vec![("sub_cgroup".into(), Json::Object(tree))])));
         }
     }
@@ -110,12 +110,18 @@ fn conf(desired: &Desired, controller: Controller, path: &GroupPath, group: &Gro
     if !knobs.is_empty() {
         entries.push(("conf".into(), Json::Object(knobs)));
     }
-    let below = children(desired, path, &|path, group| conf(desired, controller, path, group));
-    let below: Entries = below.into_iter().collect();
+    let below = conf_children(desired, controller, path);
     if !below.is_empty() {
         entries.push(("sub_cgroup".into(), Json::Object(below)));
     }
     Json::Object(entries)
+}
+
+fn conf_children(desired: &Desired, controller: Controller, parent: &GroupPath) -> Entries {
+    let held = |path: &GroupPath| desired.groups.get(path).is_some_and(|g| g.controllers.contains(controller));
+    let mut below = children(desired, parent, &|path, group| conf(desired, controller, path, group));
+    below.retain(|(name, _)| parent.child(name).is_some_and(|path| held(&path)));
+    below
 }
 
 fn children(desired: &Desired, parent: &GroupPath, write: &dyn Fn(&GroupPath, &Group) -> Json) -> Entries {
@@ -169,6 +175,8 @@ mod tests {
         let (json, changes) = to_by_group(&legacy);
         assert_eq!(changes.len(), 3, "{changes:?}");
         assert_eq!(parse(text(&json).as_bytes()).unwrap().groups[0].knobs, legacy.groups[0].knobs);
+        // A group is written only under the controllers that hold it.
+        assert_eq!(parse(text(&to_by_controller(&legacy).0).as_bytes()).unwrap().groups, legacy.groups);
     }
 
     proptest! {
@@ -178,7 +186,9 @@ mod tests {
             let desired = parse(format!("{{\"cpu\":{{\"sub_cgroup\":{{{}}}}}}}", groups.join(",")).as_bytes()).unwrap();
             let by_group = parse(text(&to_by_group(&desired).0).as_bytes()).unwrap();
             let back = parse(text(&to_by_controller(&by_group).0).as_bytes()).unwrap();
-            prop_assert_eq!(back.groups, desired.groups);
+            prop_assert_eq!(&back.groups, &desired.groups);
+            let same = parse(text(&to_by_controller(&desired).0).as_bytes()).unwrap();
+            prop_assert_eq!(&same.groups, &desired.groups);
         }
     }
 }

@@ -1,0 +1,210 @@
+"""The command line, as a person or a script uses it."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import kit
+from kit import CGROVE, README_TREE, ROOT, cpu_tree, eventually
+
+
+def cgrove(*arguments, **options):
+    return subprocess.run([CGROVE, *arguments], capture_output=True, text=True, timeout=30, **options)
+
+
+def test_check_names_line_path_and_mend(tmp_path):
+    tree = tmp_path / "tree.json"
+    tree.write_text('{"groups": {\n  "a": {"knobs": {"cpu.wieght": 5}}\n}}')
+    result = cgrove("check", tree)
+    assert result.returncode == 65
+    assert f"{tree}: line 2: $.groups.a.knobs[\"cpu.wieght\"]" in result.stderr and "did you mean cpu.weight?" in result.stderr
+    report = json.loads(cgrove("--output", "json", "check", tree).stdout)
+    assert report["line"] == 2 and not report["ok"]
+    good = cgrove("check", ROOT / "config/example-tree.json")
+    assert good.returncode == 0 and "3 groups" in good.stdout
+    assert cgrove("check", "-", input='{"cpu": {"sub_cgroup": {"a": {"x": 1}}}}').stderr.startswith("warning: $.cpu.sub_cgroup.a.x")
+    assert cgrove("check", tmp_path / "none.json").returncode == 66
+
+
+def test_exit_codes(node, tmp_path):
+    assert cgrove("frobnicate").returncode == 64
+    assert cgrove("plan", "--bogus").returncode == 64
+    assert cgrove("--help").returncode == 0 and cgrove("--version").returncode == 0
+    assert cgrove("run", "--config", tmp_path / "none.toml").returncode == 78
+    node.configure(tree={"pth": 1})
+    result = node.run("run", check=78)
+    assert "unknown setting `tree.pth`; did you mean `tree.path`?" in result.stderr
+    node.configure()
+    node.write_tree("{")
+    assert node.run("plan").returncode == 65
+    assert node.run("status").returncode == 69
+    assert node.run("usage").returncode == 69
+    node.configure(zookeeper=("127.0.0.1:1", "/x"))
+    result = node.run("plan", check=69)
+    assert "127.0.0.1:1" in result.stderr and "refused" in result.stderr
+
+
+def test_without_permission_it_says_so(node):
+    """As nobody, from a directory that nobody can read."""
+    node.write_tree(cpu_tree({"a": 5}))
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        for source in (CGROVE, node.config, node.tree):
+            shutil.copy(source, directory)
+        config = pathlib.Path(directory, "cgrove.toml")
+        config.write_text(config.read_text().replace(str(node.directory), directory))
+        for command in ("run", "apply"):
+            binary = pathlib.Path(directory, "cgrove")
+            result = subprocess.run([binary, command, "--config", config], capture_output=True, text=True, user=65534, group=65534, timeout=30)
+            assert result.returncode == 77, result.stderr
+            assert "cannot write cgroups" in result.stderr and "root" in result.stderr
+
+
+def test_plan_and_apply(node):
+    node.write_tree({"groups": {"web": {"knobs": {"cpu.weight": 800, "memory.max": "512M", "memory.high": "1G"}}}})
+    plan = node.run("plan", check=2)
+    assert "+ /web" in plan.stdout and "8192  (cpu.weight)" in plan.stdout
+    assert "memory.high: not expressible here" in plan.stdout
+    assert not node.group("cpu").exists()
+    report = node.json("plan", check=2)
+    assert report["actions"][0]["op"] == "create" and len(report["digest"]) == 16
+    applied = node.json("apply", check=0)
+    assert all(a["result"]["outcome"] == "done" for a in applied["actions"])
+    assert node.json("plan", check=0)["actions"] == []
+    # Drift, then adoption of what someone else made.
+    (node.group("cpu", "/web") / "cpu.shares").write_text("5")
+    assert "5 → 8192" in node.run("plan", check=2).stdout
+
+
+def test_plan_works_without_a_configuration():
+    result = cgrove("plan", ROOT / "config/arch_conf.json", "--output", "json", env={"PATH": os.environ["PATH"]})
+    assert result.returncode in (0, 2), result.stderr
+    assert json.loads(result.stdout)["document"]
+
+
+def test_an_existing_group_is_adopted(node):
+    for controller in ("cpu", "cpuacct"):
+        node.make(controller, "/a")
+    node.write_tree(cpu_tree({"a": 99}))
+    assert "adopted in cpu" in node.run("plan", check=2).stdout
+    node.run("apply", check=0)
+    assert kit.mark(node.group("cpu", "/a"))["instance"] == "cgrove"
+    assert node.run("plan", check=0)
+
+
+def test_cgexec_with_libcgroups_own(node, zookeeper):
+    zookeeper.set(README_TREE)
+    node.configure(zookeeper=zookeeper)
+    before = node.run("cgexec", "b1", check=0)
+    assert "does not exist" in before.stderr and not node.group("cpu").exists()
+    node.run("cgexec", "b1", "--create", check=0)
+    assert node.read("cpu", "/b/b1", "cpu.shares") == "200"
+    assert not node.group("cpu", "/a").exists()
+    node.run("apply", check=0)
+    arguments = node.run("cgexec", "b1", check=0).stdout.strip()
+    assert arguments == f"-g cpu,cpuacct:{node.parent}/b/b1"
+    assert node.json("cgexec", "b1", "a") == {
+        "b1": arguments,
+        "a": f"-g cpu,cpuacct:{node.parent}/a -g blkio:{node.parent}/a",
+    }
+    for name in ("b1", "a"):
+        words = node.run("cgexec", name, check=0).stdout.split()
+        inside = subprocess.run(["cgexec", *words, "cat", "/proc/self/cgroup"], capture_output=True, text=True)
+        assert inside.returncode == 0, inside.stderr
+        path = {"b1": "/b/b1", "a": "/a"}[name]
+        assert f":cpu:{node.parent}{path}\n" in inside.stdout and f":cpuacct:{node.parent}{path}\n" in inside.stdout
+    result = node.run("cgexec", "b11", check=64)
+    assert "did you mean b1?" in result.stderr
+
+
+def test_an_ambiguous_name_lists_its_paths(node):
+    node.write_tree(cpu_tree({"x": (5, {"same": 5}), "y": (5, {"same": 5})}))
+    node.run("apply", check=0)
+    result = node.run("cgexec", "same", check=64)
+    assert "/x/same, /y/same" in result.stderr
+    assert node.run("cgexec", "/x/same", check=0).stdout.count("-g") == 1
+    assert node.run("cgexec", "--all", "same", check=0).stdout.count("-g") == 2
+
+
+def test_exec_joins_every_hierarchy(node):
+    node.write_tree({"groups": {"a": {"groups": {"b": {}}}}, "controllers": ["cpu", "memory", "pids"]})
+    node.run("apply", check=0)
+    result = node.run("exec", "b", "--", "cat", "/proc/self/cgroup", check=0)
+    for controller in ("cpu", "cpuacct", "memory", "pids"):
+        assert f":{controller}:{node.parent}/a/b\n" in result.stdout
+    assert node.run("exec", "b", "--", "sh", "-c", "exit 7").returncode == 7
+    assert node.run("exec", "b", "--", "/nonexistent").returncode == 127
+    assert node.run("exec", "b", "--", "/etc/passwd").returncode == 126
+    assert node.run("exec", "nobody", "--", "true").returncode == 125
+
+
+def test_push_validates_shows_and_writes(node, zookeeper):
+    node.configure(zookeeper=zookeeper)
+    node.write_tree(cpu_tree({"a": 1}))
+    assert node.run("push", node.tree).returncode == 65
+    node.write_tree(README_TREE)
+    result = node.run("push", node.tree, check=0)
+    assert "+ /b/b1" in result.stdout and "version 0" in result.stdout
+    assert json.loads(zookeeper.client.get(zookeeper.path)[0]) == README_TREE
+    # Nobody else may write what was pushed under a digest.
+    acls, _ = zookeeper.client.get_acls(zookeeper.path)
+    assert [a.id.scheme for a in acls] == ["digest"]
+    node.configure()
+    assert node.run("push", node.tree).returncode == 64
+
+
+def test_tree_status_and_usage(node):
+    node.write_tree(cpu_tree({"a": 500, "b": (100, {"b1": 200})}))
+    node.start()
+    eventually(lambda: node.status()["usage"]["slots_total"] >= 2)
+    tree = node.run("tree", check=0).stdout
+    assert "├─ a   cpu.shares 500" in tree and "   └─ b1   cpu.shares 200" in tree
+    assert {g["path"] for g in node.json("tree")["groups"]} == {"/a", "/b", "/b/b1"}
+    status = node.run("status", check=0).stdout
+    assert "ready" in status and "3 groups" in status
+    assert node.json("status")["plan"]["failures"] == []
+    usage = node.run("usage", "--slots", "2", "--group", "/b", check=0).stdout
+    assert "/b/b1" in usage and "/a" not in usage
+    assert len(node.json("usage", "--slots", "2")) == 2
+    follow = subprocess.Popen([CGROVE, "--config", node.config, "usage", "--follow"], stdout=subprocess.PIPE, text=True)
+    try:
+        headings = [line for line in (follow.stdout.readline() for _ in range(10)) if line.startswith("slot")]
+        assert len(headings) >= 2
+    finally:
+        follow.kill()
+        follow.wait()
+
+
+def test_convert_between_forms(tmp_path):
+    legacy = ROOT / "config/arch_conf.json"
+    result = cgrove("convert", legacy)
+    assert result.returncode == 0 and "note: " in result.stderr
+    converted = json.loads(result.stdout)
+    assert converted["groups"]["b"]["groups"]["b1"]["knobs"] == {"cpu.shares": 200}
+    back = cgrove("convert", "-", input=result.stdout)
+    assert json.loads(back.stdout)["cpu"]["sub_cgroup"]["b"]["conf"] == {"share": 100}
+    same = cgrove("convert", legacy, "--to", "by-controller")
+    assert json.loads(same.stdout) == README_TREE
+
+
+def test_schema_completions_and_man(tmp_path):
+    schema = json.loads(cgrove("schema").stdout)
+    assert "cpu.weight" in schema["$defs"]["group"]["properties"]["knobs"]["properties"]
+    for shell in ("bash", "zsh", "fish"):
+        assert "cgexec" in cgrove("completions", shell).stdout
+    assert ".TH cgrove 1" in cgrove("man").stdout
+    assert cgrove("man", tmp_path / "man").returncode == 0
+    assert (tmp_path / "man/cgrove-plan.1").exists()
+
+
+def test_options_before_or_after_the_command_and_from_the_environment(node):
+    node.write_tree(cpu_tree({"a": 5}))
+    after = subprocess.run([CGROVE, "plan", "--config", node.config, "--output", "json"], capture_output=True, text=True)
+    before = subprocess.run([CGROVE, "--output", "json", "--config", node.config, "plan"], capture_output=True, text=True)
+    environment = subprocess.run([CGROVE, "plan"], capture_output=True, text=True, env={**os.environ, "CGROVE_CONFIG": str(node.config), "CGROVE_OUTPUT": "json"})
+    assert json.loads(after.stdout) == json.loads(before.stdout) == json.loads(environment.stdout)
+    result = node.run("plan", env={"CGROVE_CGROUP_PARENT": "relative"}, check=78)
+    assert "cgroup.parent" in result.stderr

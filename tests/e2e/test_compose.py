@@ -1,0 +1,49 @@
+"""docker-compose.yml: valid, and brought up where a Docker engine runs."""
+
+import shutil
+import subprocess
+import time
+import warnings
+
+import pytest
+
+from kit import ROOT, eventually
+
+FILE = ROOT / "docker-compose.yml"
+
+
+def docker(*arguments, **options):
+    return subprocess.run(["docker", *arguments], cwd=ROOT, capture_output=True, text=True, **options)
+
+
+def works(*arguments):
+    return shutil.which("docker") and docker(*arguments).returncode == 0
+
+
+def test_the_file_is_valid():
+    import yaml
+
+    services = yaml.safe_load(FILE.read_text())["services"]
+    assert set(services) == {"zookeeper", "redis", "cgrove"}
+    node = services["cgrove"]
+    # What it takes to see the host's cgroups and processes from a container.
+    assert node["cgroup"] == "host" and node["pid"] == "host" and node["network_mode"] == "host"
+    assert "/sys/fs/cgroup:/sys/fs/cgroup:rw" in node["volumes"]
+    assert (ROOT / node["build"]["dockerfile"]).is_file()
+    for name, value in node["environment"].items():
+        assert name.startswith("CGROVE_"), name
+    if works("compose", "version"):
+        result = docker("compose", "-f", str(FILE), "config", "-q")
+        assert result.returncode == 0, result.stderr
+
+
+def test_it_comes_up():
+    if not works("info"):
+        warnings.warn("!!! docker-compose.yml WAS NOT BROUGHT UP: no Docker engine answers here; only its syntax was checked")
+        return
+    try:
+        up = docker("compose", "up", "--build", "--detach", "--wait", timeout=1800)
+        assert up.returncode == 0, up.stderr
+        eventually(lambda: docker("compose", "exec", "cgrove", "cgrove", "status").returncode == 0, timeout=60)
+    finally:
+        docker("compose", "down", "--volumes", timeout=300)
