@@ -1,7 +1,6 @@
 //! Runs a plan's actions. One that fails never stops the others; every write is read back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use cgrove_core::actual::{Actual, Mark, Set};
@@ -9,6 +8,7 @@ use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Op, Write};
 use serde::Serialize;
 
+use crate::file::put;
 use crate::host::Host;
 use crate::mark::{self, Identity};
 use crate::paths::Tree;
@@ -192,9 +192,4 @@ fn create_above(tree: &Tree) -> Result<(), Fault> {
         }
     }
     Ok(())
-}
-
-/// One write(2): cgroup files take a whole value in one call.
-pub(crate) fn put(path: &Path, value: &str) -> std::io::Result<()> {
-    std::fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }

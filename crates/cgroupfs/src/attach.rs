@@ -9,7 +9,7 @@ use cgrove_core::plan::Protected;
 use nix::errno::Errno;
 use serde::Serialize;
 
-use crate::apply::put;
+use crate::file::put;
 use crate::host::{Host, Mount};
 use crate::paths::{Tree, cgroup_of, proc_dir};
 use crate::{Fault, procs};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::Fault;
-use crate::apply::put;
+use crate::file::put;
 
 /// How long a group may keep forking or the kernel keep it busy before we try again later.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,6 +1,7 @@
 //! cgrove's kernel half, in the order in which it is used. Blocking; the daemon runs it on threads of its own.
 
 mod fault;
+mod file;
 pub mod host;
 pub mod paths;
 

@@ -6,12 +6,11 @@ mod cgexec;
 mod check;
 mod convert;
 mod document;
-pub(crate) mod exit;
 mod pages;
 mod plan;
 mod push;
 mod query;
-pub(crate) mod term;
+mod runtime;
 mod tree;
 
 use std::process::ExitCode;
@@ -20,7 +19,9 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Args, Command, LogFormat};
-use self::exit::Exit;
+use self::runtime::in_runtime;
+use crate::exit::{self, Exit};
+use crate::term;
 
 /// Parses, runs, and turns the outcome into an exit code.
 pub(crate) fn main() -> ExitCode {
@@ -66,15 +67,6 @@ fn run(args: &Args) -> Result<u8, Exit> {
         Command::Man { directory } => pages::man(directory.as_deref()),
         Command::DemoLoad => Ok(0),
     }
-}
-
-/// Runs async work on a small runtime: the daemon's heavy work has threads of its own.
-fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|e| Exit::unavailable(format!("cannot start: {e}")))?;
-    let result = runtime.block_on(work);
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-    Ok(result)
 }
 
 fn start_log(args: &Args) {

@@ -1,7 +1,9 @@
 //! Settings: a TOML file, then CGROVE_* from the environment; checked once, then immutable.
 
+mod build;
 mod load;
 mod names;
+mod raw;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod permission;
 mod run;
 
 mod source;
@@ -18,6 +19,8 @@ mod serve;
 mod status;
 
 mod demo;
+mod exit;
+mod term;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -3,25 +3,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cgrove_cgroupfs::host::Host;
-use cgrove_core::actual::Version;
-use nix::unistd::{AccessFlags, access};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::cli::exit::Exit;
 use crate::config::{self, Config, SourceKind, StoreKind};
 use crate::demo::{self, Demo};
 use crate::engine::{Engine, EngineError};
+use crate::exit::Exit;
 use crate::reconcile::Reconciler;
 use crate::serve::{self, Library};
 use crate::source::{self, Intake};
 use crate::status::{Board, now};
 use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
-use crate::{cli, sampler};
+use crate::{permission, sampler, term};
 
 /// Runs until a signal. HUP starts everything anew with the configuration of then; measurements in memory stay.
 pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
@@ -36,7 +33,7 @@ pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
         ring.resize(config.usage.keep, config.usage.memory);
         let mut daemon = Daemon::start(config.clone(), ring.clone(), started).await?;
         if config.demo {
-            cli::term::out(&demo::banner(&config, config_path));
+            term::out(&demo::banner(&config, config_path));
         }
         config = loop {
             tokio::select! {
@@ -64,7 +61,7 @@ struct Daemon {
 
 impl Daemon {
     async fn start(config: Arc<Config>, ring: Arc<Ring>, started: u64) -> Result<Self, Exit> {
-        permitted(&config)?;
+        permission::check(&config)?;
         let board = Arc::new(Board::default());
         describe(&board, &config, started);
         // The port first: whoever asks early is told what is missing.
@@ -167,37 +164,4 @@ fn describe(board: &Board, config: &Config, started: u64) {
         };
         s.store.connected = config.usage.store == StoreKind::Memory;
     });
-}
-
-/// Is there a hierarchy, and may we write it? Says why not and what to do.
-pub(crate) fn permitted(config: &Config) -> Result<(), Exit> {
-    let host = Host::discover(&config.cgroup.dir)?;
-    let v1: Vec<_> = host.mounts.iter().filter(|m| m.version == Version::V1).collect();
-    let dir = config.cgroup.dir.display();
-    if v1.is_empty() {
-        let what =
-            if host.mounts.is_empty() { "no cgroup file system is mounted" } else { "only cgroup v2 is mounted" };
-        return Err(Exit::unavailable(format!(
-            "{what} below {dir}; this version of cgrove drives cgroup v1 hierarchies (see cgroup.dir)"
-        )));
-    }
-    let refusal = |mount: &&cgrove_cgroupfs::host::Mount| {
-        let parent =
-            cgrove_cgroupfs::paths::Tree::new(mount, config.parent()).dir(&cgrove_core::ids::GroupPath::root());
-        let existing = parent.ancestors().find(|d| d.is_dir()).map(Path::to_owned).unwrap_or_else(|| mount.dir.clone());
-        access(&existing, AccessFlags::W_OK).err().map(|errno| (existing, errno))
-    };
-    let refusals: Vec<_> = v1.iter().filter_map(refusal).collect();
-    if refusals.len() < v1.len() {
-        return Ok(());
-    }
-    let (path, errno) = &refusals[0];
-    let mend = match errno {
-        nix::errno::Errno::EROFS => {
-            "it is mounted read-only; in a container, mount the host's /sys/fs/cgroup writable (docker-compose.yml shows how)"
-        }
-        _ if !nix::unistd::geteuid().is_root() => "cgroups belong to root; run cgrove as root, for instance with sudo",
-        _ => "give cgrove write access to it",
-    };
-    Err(Exit::permission(format!("cannot write cgroups: {}: {}; {mend}", path.display(), errno.desc())))
 }

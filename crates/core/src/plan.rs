@@ -5,6 +5,7 @@ mod group;
 mod guard;
 mod protect;
 mod prune;
+mod steps;
 #[cfg(test)]
 mod tests;
 

@@ -1,9 +1,10 @@
 //! `cgrove approve`
 
 use super::args::Args;
-use super::exit::Exit;
-use super::{document, query, term};
+use super::{document, query};
 use crate::engine;
+use crate::exit::Exit;
+use crate::term;
 
 pub(super) fn run(args: &Args, digest: &str) -> Result<u8, Exit> {
     let config = document::load(args)?;

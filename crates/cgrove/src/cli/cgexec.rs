@@ -12,10 +12,11 @@ use cgrove_core::ids::{Controller, GroupPath};
 use cgrove_core::plan::{Approval, Op, plan};
 
 use super::args::Args;
-use super::exit::Exit;
-use super::{document, term};
+use super::document;
 use crate::config::Config;
 use crate::engine;
+use crate::exit::Exit;
+use crate::term;
 
 /// Prints cgexec's arguments. Reads only; `--create` makes missing groups.
 pub(super) fn lookup(args: &Args, names: &[String], create: bool, all: bool) -> Result<u8, Exit> {

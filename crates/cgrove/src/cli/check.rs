@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use super::args::Args;
-use super::exit::Exit;
-use super::{document, term};
+use super::document;
+use crate::exit::Exit;
+use crate::term;
 
 pub(super) fn run(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     let found = document::find(args, tree)?;

@@ -4,8 +4,9 @@ use cgrove_core::desired;
 use cgrove_core::document::{to_by_controller, to_by_group};
 
 use super::args::{Args, Form};
-use super::exit::Exit;
-use super::{document, term};
+use super::document;
+use crate::exit::Exit;
+use crate::term;
 
 pub(super) fn run(args: &Args, tree: Option<&str>, to: Option<Form>) -> Result<u8, Exit> {
     let found = document::find(args, tree)?;

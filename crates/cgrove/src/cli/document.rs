@@ -8,10 +8,11 @@ use bytes::Bytes;
 use cgrove_core::desired::Desired;
 
 use super::args::Args;
-use super::exit::Exit;
-use super::{in_runtime, term};
+use super::runtime::in_runtime;
 use crate::config::{self, Config, SourceKind};
+use crate::exit::Exit;
 use crate::source::{last_good, zookeeper};
+use crate::term;
 
 /// A document and where it was found.
 pub(super) struct Found {

@@ -6,8 +6,8 @@ use std::path::Path;
 use clap::CommandFactory;
 
 use super::args::Args;
-use super::exit::Exit;
-use super::term;
+use crate::exit::Exit;
+use crate::term;
 
 pub(super) fn schema() -> Result<u8, Exit> {
     term::out(&serde_json::to_string_pretty(&cgrove_core::document::json_schema()).unwrap_or_default());

@@ -13,12 +13,12 @@ use serde_json::json;
 
 use super::args::Args;
 use super::document::{self, Found};
-use super::exit::{self, Exit};
-use super::term::{self, Paint};
 use crate::config::{self, Config};
 use crate::engine::{self, Engine};
+use crate::exit::{self, Exit};
 use crate::source::last_good;
 use crate::tasks;
+use crate::term::{self, Paint};
 
 /// `cgrove plan`: reads everything, changes nothing.
 pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
@@ -56,7 +56,7 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     let config = document::load(args)?;
     let found = document::find(args, tree)?;
     let desired = document::parse(&found)?;
-    crate::run::permitted(&config)?;
+    crate::permission::check(&config)?;
     let mut engine = Engine::new(config.clone())?;
     let previous = previous(&config, &desired);
     let round = engine.reconcile(&desired, previous.clone())?;

@@ -4,10 +4,12 @@ use cgrove_core::json::{self, Json};
 
 use super::args::Args;
 use super::document::{self, Found};
-use super::exit::Exit;
-use super::{in_runtime, plan, term};
+use super::plan;
+use super::runtime::in_runtime;
 use crate::config::SourceKind;
+use crate::exit::Exit;
 use crate::source::zookeeper;
+use crate::term;
 
 pub(super) fn run(args: &Args, tree: &str, approve: bool) -> Result<u8, Exit> {
     let config = document::load(args)?;

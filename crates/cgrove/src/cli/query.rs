@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::args::Args;
-use super::exit::Exit;
-use super::term::{self, Paint};
-use super::{document, in_runtime};
+use super::document;
+use super::runtime::in_runtime;
 use crate::config::Config;
+use crate::exit::Exit;
+use crate::term::{self, Paint};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::args::Args;
 use super::document;
-use super::exit::Exit;
-use super::term::{self, Paint};
 use crate::config::Config;
 use crate::engine;
+use crate::exit::Exit;
+use crate::term::{self, Paint};
 
 /// One group, over all hierarchies.
 #[derive(Default)]

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::group::{GroupPlan, INHERITED, Parents};
+use super::group::{GroupPlan, INHERITED, Parents, knobs_of};
 use super::guard::guard;
 use super::protect::is_built_in;
 use super::prune::prune;
-use super::{Action, Approval, Note, Op, Plan, Policy};
+use super::steps::Steps;
+use super::{Approval, Note, Plan, Policy};
 use crate::actual::{Actual, Hierarchy, Marked, Version};
 use crate::desired::Desired;
 use crate::ids::{Controller, GroupPath};
-use crate::knobs::{Want, find, resolve_v1};
+use crate::knobs::resolve_v1;
 
 /// What would turn `actual` into `desired` under `policy`.
 pub fn plan(desired: &Desired, actual: &Actual, policy: &Policy, approval: &Approval) -> Plan {
@@ -63,30 +64,6 @@ pub fn files_to_read(desired: &Desired, hierarchy: &Hierarchy) -> BTreeMap<Group
         out.entry(GroupPath::root()).or_default().extend(INHERITED.map(str::to_owned));
     }
     out
-}
-
-pub(super) fn knobs_of(
-    group: &crate::desired::Group,
-    hierarchy: &Hierarchy,
-) -> BTreeMap<&'static str, crate::knobs::Value> {
-    let here = |name: &str| find(name).is_some_and(|k| hierarchy.controllers.contains(k.controller));
-    group.knobs.iter().filter(|(name, _)| here(name)).map(|(name, value)| (*name, value.clone())).collect()
-}
-
-/// Steps by phase. Parents widen before children, children narrow before parents; a group is made before its
-/// knobs are written; within a phase the order given is kept.
-#[derive(Default)]
-pub(super) struct Steps {
-    pub(super) creates: Vec<Action>,
-    pub(super) widens: Vec<Action>,
-    /// One list a group, so that reversing them keeps the order within a group.
-    pub(super) narrows: Vec<Vec<Action>>,
-}
-
-impl Steps {
-    fn in_order(self) -> impl Iterator<Item = Action> {
-        self.creates.into_iter().chain(self.widens).chain(self.narrows.into_iter().rev().flatten())
-    }
 }
 
 /// Creates and writes of one hierarchy; returns the declared subtrees that are not ours to touch.
@@ -145,15 +122,4 @@ fn not_mounted(actual: &Actual, controller: Controller) -> Note {
         format!("no hierarchy with {} is mounted; what concerns it is left out", controller.v1_name())
     };
     Note { hierarchy: controller.v1_name().into(), group: GroupPath::root(), knob: None, text }
-}
-
-impl Action {
-    pub(super) fn new(hierarchy: &Hierarchy, group: &GroupPath, op: Op) -> Self {
-        Self { hierarchy: hierarchy.label.clone(), group: group.clone(), op, held: None }
-    }
-}
-
-/// The text that a mark keeps for a want: parseable for device files, plain for the rest.
-pub(super) fn record(want: &Want) -> String {
-    want.writes("").join("\n")
 }

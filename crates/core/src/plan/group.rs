@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use super::diff::{Steps, knobs_of, record};
+use super::steps::Steps;
 use super::{Action, Op, Policy, Write};
 use crate::actual::{self, Hierarchy, Machine, Mark, Marked};
 use crate::desired;
@@ -310,4 +310,18 @@ fn period_grows(actions: &[Action]) -> bool {
         }
         _ => false,
     })
+}
+
+/// The group's knobs that belong to this hierarchy.
+pub(super) fn knobs_of(
+    group: &crate::desired::Group,
+    hierarchy: &Hierarchy,
+) -> BTreeMap<&'static str, crate::knobs::Value> {
+    let here = |name: &str| find(name).is_some_and(|k| hierarchy.controllers.contains(k.controller));
+    group.knobs.iter().filter(|(name, _)| here(name)).map(|(name, value)| (*name, value.clone())).collect()
+}
+
+/// The text that a mark keeps for a want: parseable for device files, plain for the rest.
+pub(super) fn record(want: &Want) -> String {
+    want.writes("").join("\n")
 }

@@ -1,0 +1,202 @@
+//! From the file's shape to [`Config`]: defaults, units, and what does not fit together.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cgrove_cgroupfs::mark::Identity;
+use cgrove_core::ids::GroupPath;
+use cgrove_core::knobs::CpuConversion;
+use cgrove_core::plan::{Policy, Protected, Prune};
+
+use super::raw::{OneOrMany, Raw, RawAuth, RawCgroup, RawCpu, RawServer, RawZooKeeper};
+use super::{Auth, Cgroup, Config, Redis, Secret, Server, SourceKind, StoreKind, Tasks, Tree, Usage, ZooKeeper};
+
+/// A setting and what is wrong with it.
+pub(super) type Bad = (&'static str, String);
+
+pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
+    let hostname = || nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok());
+    let node = raw
+        .node
+        .or_else(hostname)
+        .filter(|n| !n.is_empty())
+        .ok_or(("node", "the host has no name; set one".to_owned()))?;
+    let source = match raw.tree.source.as_deref().unwrap_or("zookeeper") {
+        "zookeeper" => SourceKind::ZooKeeper,
+        "file" => SourceKind::File,
+        other => return Err(("tree.source", format!("{other:?} is not one of \"zookeeper\", \"file\""))),
+    };
+    let path = match (raw.tree.path, source) {
+        (Some(path), _) => base.join(path),
+        (None, SourceKind::File) => {
+            return Err(("tree.path", "tree.source is \"file\": name the file that holds the document".into()));
+        }
+        (None, SourceKind::ZooKeeper) => PathBuf::new(),
+    };
+    let state_dir = base.join(raw.tree.state_dir.unwrap_or_else(|| "/var/lib/cgrove".into()));
+    let zookeeper = zookeeper(raw.zookeeper, source, base)?;
+    let cgroup = cgroup(raw.cgroup, &raw.cpu)?;
+    let interval = duration("tasks.interval", raw.tasks.interval, Duration::from_secs(30), Duration::from_millis(100))?;
+    let mut pid_files = Vec::new();
+    for (group, files) in raw.tasks.pid_files {
+        let files = files.list();
+        let fits = |f: &String| f.starts_with('/') && glob::Pattern::new(f).is_ok();
+        if let Some(bad) = files.iter().find(|f| !fits(f)) {
+            return Err(("tasks.pid_files", format!("{group}: {bad:?} is not an absolute path or glob")));
+        }
+        if glob::Pattern::new(&group).is_err() {
+            return Err(("tasks.pid_files", format!("{group:?} is not a group name, path or glob")));
+        }
+        pid_files.push((group, files));
+    }
+    let store = match (raw.usage.store.as_deref(), &raw.redis.url) {
+        (Some("redis"), _) | (None, Some(_)) => StoreKind::Redis,
+        (Some("memory"), _) | (None, None) => StoreKind::Memory,
+        (Some(other), _) => return Err(("usage.store", format!("{other:?} is not one of \"memory\", \"redis\""))),
+    };
+    let keep = duration("usage.keep", raw.usage.keep, Duration::from_secs(300), Duration::from_secs(1))?;
+    let memory = match raw.usage.memory.map(|m| m.list().concat()) {
+        None => 64 << 20,
+        Some(text) => bytes(&text).ok_or(("usage.memory", format!("{text:?} is not a size such as \"64M\"")))?,
+    };
+    let prefix = raw.redis.prefix.unwrap_or_else(|| "cgroup_arch".into()).replace("{node}", &node);
+    let redis = Redis {
+        url: raw.redis.url.unwrap_or_else(|| "redis://127.0.0.1:6379".into()),
+        password: raw.redis.password_file.map(|p| Secret::File(base.join(p))),
+        prefix: prefix.trim_end_matches('/').to_owned(),
+    };
+    // A wrong URL is a configuration error even before Redis is used; the client's text may quote the URL and its password.
+    if let Err(e) = redis::Client::open(redis.url.as_str()) {
+        return Err(("redis.url", format!("not of the form redis://[user:password@]host:port[/db] ({:?})", e.kind())));
+    }
+    let server = server(raw.server)?;
+    let tasks = Tasks { interval, pid_files, follow_symlinks: raw.tasks.follow_symlinks };
+    Ok(Config {
+        node,
+        tree: Tree { source, path, state_dir },
+        zookeeper,
+        cgroup,
+        tasks,
+        usage: Usage { store, keep, memory },
+        redis,
+        server,
+        demo: raw.demo,
+    })
+}
+
+fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKeeper, Bad> {
+    let hosts = raw.hosts.unwrap_or_default().replace(' ', "");
+    if hosts.is_empty() && source == SourceKind::ZooKeeper {
+        return Err((
+            "zookeeper.hosts",
+            "tree.source is \"zookeeper\": name the servers, as in \"h1:2181,h2:2181/chroot\"".into(),
+        ));
+    }
+    let prefix = raw.prefix.unwrap_or_else(|| "/cgrove".into());
+    if !prefix.starts_with('/') || prefix.contains("//") {
+        return Err(("zookeeper.prefix", format!("{prefix:?} is not an absolute znode path such as \"/cgrove\"")));
+    }
+    let mut auth = Vec::new();
+    for entry in raw.auth {
+        auth.push(match entry {
+            RawAuth::File { scheme, credential_file } => {
+                Auth { scheme, credential: Secret::File(base.join(credential_file)) }
+            }
+            RawAuth::Text(text) => {
+                // The text is a secret: it is not repeated in the error.
+                let (scheme, credential) = text.split_once(':').ok_or((
+                    "zookeeper.auth",
+                    "an entry is \"digest:user:password\" or { scheme = \"digest\", credential_file = \"...\" }"
+                        .to_owned(),
+                ))?;
+                Auth { scheme: scheme.into(), credential: Secret::Text(credential.into()) }
+            }
+        });
+    }
+    let session_timeout =
+        duration("zookeeper.session_timeout", raw.session_timeout, Duration::from_secs(10), Duration::from_secs(1))?;
+    Ok(ZooKeeper { hosts, prefix: prefix.trim_end_matches('/').into(), auth, session_timeout })
+}
+
+fn cgroup(raw: RawCgroup, cpu: &RawCpu) -> Result<Cgroup, Bad> {
+    let prune = match raw.prune.as_deref().unwrap_or("owned") {
+        "owned" => Prune::Owned,
+        "all" => Prune::All,
+        "none" => Prune::None,
+        other => return Err(("cgroup.prune", format!("{other:?} is not one of \"owned\", \"all\", \"none\""))),
+    };
+    let protected = Protected::new(raw.protected.iter().map(String::as_str)).map_err(|e| ("cgroup.protected", e))?;
+    let conversion = match cpu.conversion.as_deref().unwrap_or("linear") {
+        "linear" => CpuConversion::Linear,
+        "runc" => CpuConversion::Runc,
+        other => return Err(("cpu.conversion", format!("{other:?} is not one of \"linear\", \"runc\""))),
+    };
+    let parent = raw.parent.unwrap_or_else(|| "/".into());
+    let trimmed = if parent.len() > 1 { parent.trim_end_matches('/') } else { &parent };
+    let parent = GroupPath::parse(trimmed).map_err(|e| ("cgroup.parent", e.0))?;
+    let identity = Identity { instance: raw.instance.unwrap_or_else(|| "cgrove".into()), parent };
+    Ok(Cgroup {
+        dir: raw.dir.unwrap_or_else(|| "/sys/fs/cgroup".into()),
+        identity,
+        policy: Policy { prune, protected, conversion },
+        resync: duration("cgroup.resync", raw.resync, Duration::from_secs(60), Duration::from_secs(1))?,
+    })
+}
+
+fn server(raw: RawServer) -> Result<Server, Bad> {
+    let listen = raw.listen.map(OneOrMany::list).unwrap_or_else(|| vec!["127.0.0.1:43409".into()]);
+    let listen = listen
+        .iter()
+        .map(|text| {
+            text.parse::<SocketAddr>().map_err(|_| {
+                (
+                    "server.listen",
+                    format!("{text:?} is not an address and port such as \"127.0.0.1:43409\" or \"[::1]:43409\""),
+                )
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let allow_from = raw
+        .allow_from
+        .iter()
+        .map(|text| {
+            let net = text.parse::<ipnet::IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into));
+            net.map_err(|_| ("server.allow_from", format!("{text:?} is not a network such as \"10.0.0.0/8\"")))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    if let Some(open) = listen.iter().find(|a| !a.ip().is_loopback())
+        && allow_from.is_empty()
+        && !raw.insecure
+    {
+        let why = format!(
+            "{open} is reachable from other hosts, without a password: name who may read with server.allow_from = [\"10.0.0.0/8\"], or say server.insecure = true"
+        );
+        return Err(("server.listen", why));
+    }
+    Ok(Server {
+        listen,
+        allow_from,
+        insecure: raw.insecure,
+        hosts: raw.hosts,
+        max_connections: raw.max_connections.unwrap_or(1024).max(1),
+    })
+}
+
+fn duration(name: &'static str, text: Option<String>, default: Duration, least: Duration) -> Result<Duration, Bad> {
+    let Some(text) = text else { return Ok(default) };
+    let parsed = humantime::parse_duration(&text)
+        .map_err(|_| (name, format!("{text:?} is not a duration such as \"30s\" or \"5m\"")))?;
+    if parsed < least {
+        return Err((name, format!("{text:?} is less than {}", humantime::format_duration(least))));
+    }
+    Ok(parsed)
+}
+
+fn bytes(text: &str) -> Option<usize> {
+    let json = cgrove_core::json::Json::String(text.into());
+    match cgrove_core::knobs::parse_value(cgrove_core::knobs::Kind::Bytes, &json) {
+        Ok(cgrove_core::knobs::Value::Bytes(n)) => usize::try_from(n).ok(),
+        _ => None,
+    }
+}

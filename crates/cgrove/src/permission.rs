@@ -1,0 +1,45 @@
+//! May we write cgroups at all?
+
+use std::path::Path;
+
+use cgrove_cgroupfs::host::{Host, Mount};
+use cgrove_cgroupfs::paths::Tree;
+use cgrove_core::actual::Version;
+use cgrove_core::ids::GroupPath;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
+
+use crate::config::Config;
+use crate::exit::Exit;
+
+/// Is there a hierarchy, and may we write it? Says why not and what to do.
+pub(crate) fn check(config: &Config) -> Result<(), Exit> {
+    let host = Host::discover(&config.cgroup.dir)?;
+    let v1: Vec<_> = host.mounts.iter().filter(|m| m.version == Version::V1).collect();
+    let dir = config.cgroup.dir.display();
+    if v1.is_empty() {
+        let what =
+            if host.mounts.is_empty() { "no cgroup file system is mounted" } else { "only cgroup v2 is mounted" };
+        return Err(Exit::unavailable(format!(
+            "{what} below {dir}; this version of cgrove drives cgroup v1 hierarchies (see cgroup.dir)"
+        )));
+    }
+    let refusal = |mount: &&Mount| {
+        let parent = Tree::new(mount, config.parent()).dir(&GroupPath::root());
+        let existing = parent.ancestors().find(|d| d.is_dir()).map(Path::to_owned).unwrap_or_else(|| mount.dir.clone());
+        access(&existing, AccessFlags::W_OK).err().map(|errno| (existing, errno))
+    };
+    let refusals: Vec<_> = v1.iter().filter_map(refusal).collect();
+    if refusals.len() < v1.len() {
+        return Ok(());
+    }
+    let (path, errno) = &refusals[0];
+    let mend = match errno {
+        Errno::EROFS => {
+            "it is mounted read-only; in a container, mount the host's /sys/fs/cgroup writable (docker-compose.yml shows how)"
+        }
+        _ if !nix::unistd::geteuid().is_root() => "cgroups belong to root; run cgrove as root, for instance with sudo",
+        _ => "give cgrove write access to it",
+    };
+    Err(Exit::permission(format!("cannot write cgroups: {}: {}; {mend}", path.display(), errno.desc())))
+}
