@@ -94,7 +94,7 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
             term::err(&format!("pid file: {problem}"));
         }
         term::out(&format!(
-            "Applied: {} done, {failed} failed, {} processes moved.",
+            "Applied: {} done, {failed} failed, {} moved.",
             round.outcomes.len() - failed.min(round.outcomes.len()),
             round.tasks.moved
         ));
@@ -250,9 +250,12 @@ fn count_moves(moves: &[Move]) -> BTreeMap<&GroupPath, String> {
     for step in moves {
         pids.entry(&step.group).or_default().insert(step.pid);
     }
-    pids.into_iter()
-        .map(|(g, p)| (g, if p.len() == 1 { "1 process".into() } else { format!("{} processes", p.len()) }))
-        .collect()
+    pids.into_iter().map(|(g, p)| (g, count(p.len(), "process", "processes"))).collect()
+}
+
+/// `1 process`, `2 processes`.
+pub(super) fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }
 
 fn summary(plan: &Plan, moves: &[Move], paint: Paint) -> String {
@@ -267,7 +270,7 @@ fn summary(plan: &Plan, moves: &[Move], paint: Paint) -> String {
     let held = plan.actions.iter().filter(|a| a.held.is_some()).count();
     let mut parts = vec![
         format!("{} to create", paths(|op| matches!(op, Op::Create))),
-        format!("{writes} knobs to write"),
+        format!("{} to write", count(writes, "knob", "knobs")),
         format!("{} to remove", paths(|op| matches!(op, Op::Remove))),
     ];
     if held > 0 {
@@ -275,7 +278,7 @@ fn summary(plan: &Plan, moves: &[Move], paint: Paint) -> String {
     }
     let pids: std::collections::BTreeSet<_> = moves.iter().map(|m| m.pid).collect();
     if !pids.is_empty() {
-        parts.push(format!("{} processes to move", pids.len()));
+        parts.push(format!("{} to move", count(pids.len(), "process", "processes")));
     }
     format!("Plan {}: {}.", plan.digest(), parts.join(", "))
 }

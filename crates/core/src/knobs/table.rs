@@ -154,4 +154,52 @@ mod tests {
             assert_eq!(KNOBS.iter().filter(|k| k.name == knob.name).count(), 1, "{}", knob.name);
         }
     }
+
+    /// docs/knobs.md is this table; `CGROVE_UPDATE_DOCS=1 cargo test` writes it.
+    #[test]
+    fn the_reference_page_is_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/knobs.md");
+        if std::env::var_os("CGROVE_UPDATE_DOCS").is_some() {
+            std::fs::write(path, page()).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap(),
+            page(),
+            "run CGROVE_UPDATE_DOCS=1 cargo test -p cgrove-core"
+        );
+    }
+
+    fn page() -> String {
+        let mut out = String::from(
+            "# Knobs\n\nGenerated from `crates/core/src/knobs/table.rs`. Any name may be used on any node; a name of the other cgroup\n\
+             version is converted, and the plan shows the result. Ranges and defaults are the kernel's.\n\n\
+             | knob | values | default | on v1 | on v2 | |\n|---|---|---|---|---|---|\n",
+        );
+        for k in KNOBS {
+            let side = |side| match side {
+                Side::Native => "itself".to_owned(),
+                Side::Files(files) => files.iter().map(|f| format!("`{f}`")).collect::<Vec<_>>().join(", "),
+                Side::Absent(why) => format!("no: {why}"),
+            };
+            let (v1, v2) = (side(k.v1), side(k.v2));
+            out += &format!("| `{}` | {} | {} | {v1} | {v2} | {} |\n", k.name, values(k.kind), k.default, k.about);
+        }
+        out
+    }
+
+    fn values(kind: Kind) -> String {
+        match kind {
+            Kind::Int { min, max } => format!("{min} to {max}"),
+            Kind::IntOrMax { min, max } => format!("{min} to {max}, or `max`"),
+            Kind::Bytes => "bytes, with K M G T, `N%` of memory, or `max`".into(),
+            Kind::Bandwidth => "`max`, `N%` of all CPUs, microseconds, or `QUOTA PERIOD`".into(),
+            Kind::Quota => "1000 or more, or -1".into(),
+            Kind::Flag => "0 or 1".into(),
+            Kind::Ids => "a list, `0-3,8`".into(),
+            Kind::State => "`FROZEN` or `THAWED`".into(),
+            Kind::Rates { bytes: true } => "`{\"8:0\": bytes a second}`".into(),
+            Kind::Rates { bytes: false } => "`{\"8:0\": operations a second}`".into(),
+            Kind::IoMax => "`{\"8:0\": {\"rbps\": \"100M\", \"wiops\": 50}}`".into(),
+        }
+    }
 }
