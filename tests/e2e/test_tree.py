@@ -278,3 +278,21 @@ def test_groups_of_another_parent_are_foreign(node, tmp_path):
     node.configure(cgroup={"prune": "all"})
     node.run("apply", check=0)
     assert inner.read("cpu", "/x", "cpu.shares") == "5"
+
+
+def test_marks_in_the_state_directory_do_the_same(node):
+    """As on kernels without extended attributes on cgroups."""
+    node.write_tree(cpu_tree({"a": 100, "b": 5, "c": 5}))
+    node.configure(cgroup={"marks": "state_dir"})
+    node.run("apply", check=0)
+    assert kit.mark(node.group("cpu", "/a")) is None
+    assert node.run("plan", check=0)
+    # Ours is removed, what only looks like it is not, knobs are undone.
+    node.group("cpu", "/c").rmdir()
+    node.make("cpu", "/c")
+    tree = cpu_tree({"a": 100})
+    del tree["cpu"]["sub_cgroup"]["a"]["conf"]
+    node.write_tree(tree)
+    node.run("apply", check=0)
+    assert node.read("cpu", "/a", "cpu.shares") == "1024"
+    assert not node.group("cpu", "/b").exists() and node.group("cpu", "/c").is_dir()

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::file::put;
 use crate::host::Host;
-use crate::mark::{self, Identity};
+use crate::mark::Identity;
 use crate::paths::Tree;
 use crate::{Fault, drain};
 
@@ -100,12 +100,13 @@ impl<'a> Apply<'a> {
         let mut faults = Vec::new();
         for key in std::mem::take(&mut self.dirty) {
             let (Some(mount), Some(mark)) = (self.host.mount(&key.0), self.marks.get(&key)) else { continue };
-            if let Err(fault) = mark::write(&Tree::new(mount, &self.identity.parent).dir(&key.1), mark)
+            if let Err(fault) = self.identity.write(&Tree::new(mount, &self.identity.parent).dir(&key.1), mark)
                 && !fault.vanished()
             {
                 faults.push(fault);
             }
         }
+        faults.extend(self.identity.ledger.save().err());
         faults
     }
 
@@ -131,7 +132,7 @@ impl<'a> Apply<'a> {
         for (file, want) in files.into_iter().flatten() {
             mark.files.insert(file, Set { want, kept: None });
         }
-        mark::write(&tree.dir(&key.1), mark)
+        self.identity.write(&tree.dir(&key.1), mark)
     }
 
     fn write(&mut self, tree: &Tree, key: &Key, write: &Write) -> Result<Outcome, Fault> {

@@ -57,7 +57,7 @@ fn mend(op: &str, errno: Errno) -> &'static str {
             "the kernel does not let this process move (a bound kernel thread, or realtime without a budget)"
         }
         ("mkdir", Errno::EAGAIN | Errno::ENOSPC | Errno::ENOMEM) => "the kernel allows no more groups here",
-        ("mark", Errno::EOPNOTSUPP) => "marks need extended attributes on cgroups, which Linux has since 5.7",
+        ("mark", Errno::EOPNOTSUPP) => "set cgroup.marks = \"state_dir\"",
         ("rmdir", Errno::EBUSY) => {
             "processes keep appearing or the kernel is still releasing the group; it is tried again"
         }

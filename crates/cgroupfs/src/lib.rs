@@ -5,6 +5,7 @@ mod file;
 pub mod host;
 pub mod paths;
 
+pub mod ledger;
 pub mod mark;
 pub mod observe;
 

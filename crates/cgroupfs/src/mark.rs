@@ -1,22 +1,30 @@
-//! The mark: an extended attribute on a group's directory that says whose it is and what we set. It dies with the group.
+//! The mark: an extended attribute on a group's directory that says whose it is and what we set. It dies with the
+//! group. Kernels before 5.7 have no such attributes on cgroups; there the ledger keeps the marks instead.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use cgrove_core::actual::{MARK_FORMAT, Mark, Marked};
 use cgrove_core::ids::GroupPath;
 use rustix::fs::{XattrFlags, getxattr, setxattr};
+use rustix::io::Errno;
 
 use crate::Fault;
+use crate::ledger::Ledger;
 
 const NAME: &str = "user.cgrove";
 /// Kernels limit a value to 64 KiB; ours are far smaller.
 const LONGEST: usize = 64 << 10;
 
-/// Who writes marks here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who writes marks here, and where they are kept.
+#[derive(Debug, Clone)]
 pub struct Identity {
     pub instance: String,
     pub parent: GroupPath,
+    /// Takes the marks that the kernel does not.
+    pub ledger: Arc<Ledger>,
+    /// Do not even try extended attributes.
+    pub ledger_only: bool,
 }
 
 impl Identity {
@@ -30,22 +38,34 @@ impl Identity {
     }
 
     /// Reads a directory's mark. What cannot be read counts as no mark; what cannot be understood is foreign.
-    pub fn read(&self, dir: &Path, buffer: &mut Vec<u8>) -> Marked {
+    pub fn read(&self, dir: &Path, inode: u64, buffer: &mut Vec<u8>) -> Marked {
         buffer.resize(LONGEST, 0);
-        let Ok(length) = getxattr(dir, NAME, buffer.as_mut_slice()) else { return Marked::No };
-        match serde_json::from_slice::<Mark>(&buffer[..length]) {
-            Ok(mark) if mark.format > MARK_FORMAT => {
+        let mark = match getxattr(dir, NAME, buffer.as_mut_slice()) {
+            Ok(length) if !self.ledger_only => serde_json::from_slice::<Mark>(&buffer[..length]).ok(),
+            _ => match self.ledger.get(dir, inode) {
+                None => return Marked::No,
+                mark => mark,
+            },
+        };
+        match mark {
+            Some(mark) if mark.format > MARK_FORMAT => {
                 Marked::Foreign(format!("mark of a newer cgrove, format {}", mark.format))
             }
-            Ok(mark) if mark.instance == self.instance && mark.parent == self.parent.as_str() => Marked::Ours(mark),
-            Ok(mark) => Marked::Foreign(format!("instance {:?}, parent {}", mark.instance, mark.parent)),
-            Err(_) => Marked::Foreign("an unreadable mark".into()),
+            Some(mark) if mark.instance == self.instance && mark.parent == self.parent.as_str() => Marked::Ours(mark),
+            Some(mark) => Marked::Foreign(format!("instance {:?}, parent {}", mark.instance, mark.parent)),
+            None => Marked::Foreign("an unreadable mark".into()),
         }
     }
-}
 
-/// Replaces a directory's mark.
-pub fn write(dir: &Path, mark: &Mark) -> Result<(), Fault> {
-    let text = serde_json::to_vec(mark).unwrap_or_default();
-    setxattr(dir, NAME, &text, XattrFlags::empty()).map_err(|e| Fault::new("mark", dir, &e.into()))
+    /// Replaces a directory's mark.
+    pub fn write(&self, dir: &Path, mark: &Mark) -> Result<(), Fault> {
+        let text = serde_json::to_vec(mark).unwrap_or_default();
+        if !self.ledger_only {
+            match setxattr(dir, NAME, &text, XattrFlags::empty()) {
+                Err(Errno::OPNOTSUPP) => {}
+                result => return result.map_err(|e| Fault::new("mark", dir, &e.into())),
+            }
+        }
+        self.ledger.set(dir, mark)
+    }
 }

@@ -127,15 +127,15 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn group(&mut self, path: &GroupPath) -> Result<(), Fault> {
         let dir = self.tree.dir(path);
-        let links = match std::fs::symlink_metadata(&dir) {
-            Ok(meta) => meta.nlink(),
+        let (links, inode) = match std::fs::symlink_metadata(&dir) {
+            Ok(meta) => (meta.nlink(), meta.ino()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(Fault::new("stat", &dir, &e)),
         };
         let mark = if path.is_root() && self.tree.parent.is_root() {
             Marked::No
         } else {
-            self.scope.identity.read(&dir, &mut self.buffer)
+            self.scope.identity.read(&dir, inode, &mut self.buffer)
         };
         let mut group = Group { mark, ..Group::default() };
         self.values(path, &dir, &mut group);

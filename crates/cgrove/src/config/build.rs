@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use cgrove_cgroupfs::ledger::Ledger;
 use cgrove_cgroupfs::mark::Identity;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::knobs::CpuConversion;
@@ -36,7 +38,7 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     };
     let state_dir = base.join(raw.tree.state_dir.unwrap_or_else(|| "/var/lib/cgrove".into()));
     let zookeeper = zookeeper(raw.zookeeper, source, base)?;
-    let cgroup = cgroup(raw.cgroup, &raw.cpu)?;
+    let cgroup = cgroup(raw.cgroup, &raw.cpu, &state_dir)?;
     let interval = duration("tasks.interval", raw.tasks.interval, Duration::from_secs(30), Duration::from_millis(100))?;
     let mut pid_files = Vec::new();
     for (group, files) in raw.tasks.pid_files {
@@ -119,7 +121,7 @@ fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKe
     Ok(ZooKeeper { hosts, prefix: prefix.trim_end_matches('/').into(), auth, session_timeout })
 }
 
-fn cgroup(raw: RawCgroup, cpu: &RawCpu) -> Result<Cgroup, Bad> {
+fn cgroup(raw: RawCgroup, cpu: &RawCpu, state_dir: &Path) -> Result<Cgroup, Bad> {
     let prune = match raw.prune.as_deref().unwrap_or("owned") {
         "owned" => Prune::Owned,
         "all" => Prune::All,
@@ -135,7 +137,13 @@ fn cgroup(raw: RawCgroup, cpu: &RawCpu) -> Result<Cgroup, Bad> {
     let parent = raw.parent.unwrap_or_else(|| "/".into());
     let trimmed = if parent.len() > 1 { parent.trim_end_matches('/') } else { &parent };
     let parent = GroupPath::parse(trimmed).map_err(|e| ("cgroup.parent", e.0))?;
-    let identity = Identity { instance: raw.instance.unwrap_or_else(|| "cgrove".into()), parent };
+    let ledger_only = match raw.marks.as_deref().unwrap_or("auto") {
+        "auto" => false,
+        "state_dir" => true,
+        other => return Err(("cgroup.marks", format!("{other:?} is not one of \"auto\", \"state_dir\""))),
+    };
+    let instance = raw.instance.unwrap_or_else(|| "cgrove".into());
+    let identity = Identity { instance, parent, ledger: Arc::new(Ledger::new(state_dir)), ledger_only };
     Ok(Cgroup {
         dir: raw.dir.unwrap_or_else(|| "/sys/fs/cgroup".into()),
         identity,

@@ -17,6 +17,7 @@ pub(super) const SETTINGS: &[&str] = &[
     "cgroup.protected",
     "cgroup.resync",
     "cgroup.instance",
+    "cgroup.marks",
     "cpu.conversion",
     "tasks.interval",
     "tasks.pid_files.*",

@@ -53,6 +53,7 @@ pub(super) struct RawCgroup {
     pub(super) protected: Vec<String>,
     pub(super) resync: Option<String>,
     pub(super) instance: Option<String>,
+    pub(super) marks: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
