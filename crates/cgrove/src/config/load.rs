@@ -39,7 +39,10 @@ fn parse(
     check_names(&table, "").map_err(|(name, why)| ConfigError(format!("{file}:{}: {why}", line_of(text, &name))))?;
     toml::from_str::<Raw>(text).map_err(|e| ConfigError(format!("{file}: {e}")))?;
     for (key, value) in env {
-        merge_env(&mut table, &key, &value)?;
+        // Not an error: the environment is shared with others, the file is ours alone.
+        if let Some(unknown) = merge_env(&mut table, &key, &value) {
+            tracing::warn!("{unknown}");
+        }
     }
     let raw: Raw = table.try_into().map_err(|e| ConfigError(format!("{file} and CGROVE_* variables: {e}")))?;
     build(raw, base).map_err(|(name, why)| {
@@ -66,19 +69,19 @@ fn check_names(table: &toml::Table, prefix: &str) -> Result<(), (String, String)
     Ok(())
 }
 
-/// `CGROVE_REDIS_URL=...` sets `redis.url`: a TOML value where it reads as one, else a string.
-fn merge_env(table: &mut toml::Table, key: &str, value: &str) -> Result<(), ConfigError> {
-    let Some(name) = key.strip_prefix("CGROVE_") else { return Ok(()) };
+/// `CGROVE_REDIS_URL=...` sets `redis.url`: a TOML value where it reads as one, else a string. Says what is no setting.
+fn merge_env(table: &mut toml::Table, key: &str, value: &str) -> Option<String> {
+    let name = key.strip_prefix("CGROVE_")?;
     let matches = |s: &&&str| s.replace('.', "_").eq_ignore_ascii_case(name);
     // CGROVE_CONFIG, CGROVE_OUTPUT and CGROVE_LOG belong to the command line.
     if matches!(name, "CONFIG" | "OUTPUT" | "LOG" | "LOG_FORMAT") {
-        return Ok(());
+        return None;
     }
     let Some(setting) = SETTINGS.iter().find(matches) else {
         let names = SETTINGS.iter().filter(|s| !s.ends_with('*')).map(|s| s.replace('.', "_")).collect::<Vec<_>>();
         let hint = cgrove_core::document::nearest(&name.to_lowercase(), names.iter().map(String::as_str));
         let hint = hint.map(|n| format!("; did you mean CGROVE_{}?", n.to_uppercase())).unwrap_or_default();
-        return Err(ConfigError(format!("environment variable {key}: no such setting{hint}")));
+        return Some(format!("environment variable {key} sets nothing{hint}"));
     };
     let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
         .ok()
@@ -95,7 +98,7 @@ fn merge_env(table: &mut toml::Table, key: &str, value: &str) -> Result<(), Conf
             }
         }
     }
-    Ok(())
+    None
 }
 
 /// The line where a dotted name is set; 0 when it is not in the file.
@@ -164,7 +167,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.server.listen, ["127.0.0.1:1".parse().unwrap()]);
-        assert!(with_env(FILE, &[("CGROVE_REDIS_URI", "x")]).unwrap_err().contains("CGROVE_REDIS_URL"));
+        let hint = merge_env(&mut toml::Table::new(), "CGROVE_REDIS_URI", "x").unwrap();
+        assert!(hint.contains("did you mean CGROVE_REDIS_URL?"), "{hint}");
+        assert!(with_env(FILE, &[("CGROVE_BIN", "x")]).is_ok());
     }
 
     #[test]
