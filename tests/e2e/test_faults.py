@@ -136,6 +136,18 @@ def test_a_wrong_password_is_said_and_mended_from_outside(node, zookeeper):
     assert "wrong" not in node.log.read_text() and "wrong" not in json.dumps(node.status())
 
 
+def test_a_credential_file_is_read_again(node, zookeeper):
+    zookeeper.set(cpu_tree({"a": 100}))
+    secret = node.directory / "zk-secret"
+    secret.write_text("user:wrong\n")
+    node.configure(zookeeper=zookeeper)
+    node.config.write_text(node.config.read_text().replace('["digest:user:password"]', f'[{{ scheme = "digest", credential_file = "{secret}" }}]'))
+    node.start(ready=False)
+    eventually(lambda: "not authorized" in node.status()["source"].get("error", ""))
+    secret.write_text("user:password\n")
+    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "100")
+
+
 def test_dead_and_unresolvable_servers_in_the_list(node, zookeeper):
     zookeeper.set(cpu_tree({"a": 100}))
     hosts = f"127.0.0.1:1,no-such-host.invalid:2181,{zookeeper.server.hosts}"
@@ -181,6 +193,11 @@ def test_reload(node):
     node.configure(cgroup={"prune": "all"})
     node.process.send_signal(signal.SIGHUP)
     eventually(lambda: not node.group("cpu", "/stray").exists())
+    # An address that cannot be had changes nothing either.
+    node.config.write_text(node.config.read_text().replace(f"127.0.0.1:{node.port}", "192.0.2.1:43409"))
+    node.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "192.0.2.1:43409" in node.log.read_text())
+    assert node.http("/readyz")[0] == 200
     # Measurements in memory survive a reload.
     assert len(node.ask("show_account", nr_slot=300)) >= 2
 

@@ -165,3 +165,28 @@ def test_large_replies_are_streamed_whole(node):
     reply = node.ask("show_account", nr_slot=10)
     assert len(json.dumps(reply)) > 500_000
     assert all(len(v["cpu"]["sub_cgroup"]) == 400 for v in reply.values())
+
+
+def test_a_large_document_and_a_large_slot_are_answered(node):
+    """One slot, and the document, larger than any buffer on the way."""
+    names = [f"a-group-with-a-rather-long-name-so-that-slots-grow-{i:04}-{'x' * 60}" for i in range(3500)]
+    node.write_tree({"cpu": {"sub_cgroup": {n: {} for n in names}}})
+    node.start(ready=False)
+    reply = eventually(lambda: node.ask("show_account", nr_slot=1), timeout=30)
+    assert len(json.dumps(reply)) > 500_000
+    assert len(list(reply.values())[0]["cpu"]["sub_cgroup"]) == 3500
+    assert set(node.ask("get_conf")["value"]["cpu"]["sub_cgroup"]) == set(names)
+
+
+def test_clients_are_let_go_at_a_reload(running):
+    sock = running.connect()
+    running.process.send_signal(1)
+    with pytest.raises((websocket.WebSocketException, OSError)):
+        sock.recv()
+    assert running.http("/healthz")[0] == 200
+
+
+def test_the_close_is_answered(running):
+    sock = running.connect()
+    sock.send_close(1000)
+    assert sock.recv_frame().opcode == websocket.ABNF.OPCODE_CLOSE

@@ -198,11 +198,17 @@ def test_a_document_may_allow_its_removals_once(node, zookeeper):
     assert "version 1" in result.stdout
     eventually(lambda: not any(node.group("cpu", f"/g{i}").exists() for i in range(10)))
     assert node.read("cpu", "/other", "cpu.shares") == "10"
-    # The same permission does not count for what happens later.
-    for i in range(8):
-        zookeeper.set({**cpu_tree({f"h{j}": 5 for j in range(8)} if i < 7 else {"h0": 5}), "allow_removals": "0" * 16})
+    # The same permission does not count for what happens later, nor after a restart or reload.
+    for i in range(6):
+        node.make("cpu", f"/h{i}")
+    node.stop()
+    node.configure(zookeeper=zookeeper, cgroup={"prune": "all"}).start()
     eventually(lambda: node.status()["plan"]["guard"])
-    assert node.group("cpu", "/h5").is_dir()
+    assert never(lambda: not node.group("cpu", "/h5").exists())
+    # A digest that is not the replaced document's permits nothing.
+    zookeeper.set({**cpu_tree({"other": 11}), "allow_removals": "0" * 16})
+    eventually(lambda: node.read("cpu", "/other", "cpu.shares") == "11")
+    assert never(lambda: not node.group("cpu", "/h5").exists())
 
 
 def test_an_empty_document_removes_nothing(node):

@@ -18,7 +18,8 @@ use crate::paths::Tree;
 /// Held until dropped.
 #[derive(Default)]
 pub struct Lock {
-    held: BTreeMap<PathBuf, Flock<File>>,
+    /// With the directory's inode: one made anew at the same path needs a lock of its own.
+    held: BTreeMap<PathBuf, (u64, Flock<File>)>,
 }
 
 /// Why the lock is not ours.
@@ -36,10 +37,13 @@ impl Lock {
         for mount in host.with(cgrove_core::ids::Controller::ALL.into_iter().collect()) {
             let dir = Tree::new(mount, parent).dir(&GroupPath::root());
             for (i, dir) in dir.ancestors().take_while(|d| d.starts_with(&mount.dir)).enumerate() {
-                if !self.held.contains_key(dir) && dir.is_dir() {
+                let inode = std::fs::metadata(dir).ok().filter(std::fs::Metadata::is_dir).map(|m| m.ino());
+                let known = self.held.get(dir).map(|(inode, _)| *inode);
+                if inode.is_some() && inode != known {
+                    self.held.remove(dir);
                     let kind = if i == 0 { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
-                    let lock = take(dir, kind)?;
-                    self.held.insert(dir.into(), lock);
+                    let (inode, lock) = take(dir, kind)?;
+                    self.held.insert(dir.into(), (inode, lock));
                 }
             }
         }
@@ -47,13 +51,14 @@ impl Lock {
     }
 }
 
-fn take(dir: &Path, kind: FlockArg) -> Result<Flock<File>, LockError> {
+fn take(dir: &Path, kind: FlockArg) -> Result<(u64, Flock<File>), LockError> {
     let file = File::open(dir).map_err(|e| Fault::new("open", dir, &e))?;
     let inode = file.metadata().map_err(|e| Fault::new("stat", dir, &e))?.ino();
-    Flock::lock(file, kind).map_err(|(_, errno)| match errno {
+    let lock = Flock::lock(file, kind).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => LockError::Taken { dir: dir.into(), pid: holder(dir, inode) },
-        errno => Fault::new("lock", dir, &errno.into()).into(),
-    })
+        errno => LockError::from(Fault::new("lock", dir, &errno.into())),
+    })?;
+    Ok((inode, lock))
 }
 
 /// Who holds a flock on the directory: /proc/locks names device, inode and pid.

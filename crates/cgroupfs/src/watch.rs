@@ -24,14 +24,23 @@ pub struct Hints {
     pub overflow: bool,
 }
 
+/// What came of setting watches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// Directories that were not watched before.
+    pub added: usize,
+    /// Directories that could not be watched: limit reached, or vanished.
+    pub missed: usize,
+}
+
 impl Watch {
     pub fn new() -> Result<Self, Errno> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         Ok(Self { inotify, dirs: HashMap::new(), names: HashMap::new() })
     }
 
-    /// Watches exactly these directories. Returns how many could not be watched (limit reached, or vanished).
-    pub fn set(&mut self, wanted: impl IntoIterator<Item = PathBuf>) -> usize {
+    /// Watches exactly these directories.
+    pub fn set(&mut self, wanted: impl IntoIterator<Item = PathBuf>) -> Watched {
         let flags = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_FROM
@@ -40,21 +49,23 @@ impl Watch {
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_ONLYDIR;
         let mut old = std::mem::take(&mut self.dirs);
-        let mut missed = 0;
+        let mut out = Watched::default();
         for dir in wanted {
-            match old.remove(&dir).map_or_else(|| self.inotify.add_watch(&dir, flags), Ok) {
+            let known = old.remove(&dir);
+            out.added += usize::from(known.is_none());
+            match known.map_or_else(|| self.inotify.add_watch(&dir, flags), Ok) {
                 Ok(wd) => {
                     self.names.insert(wd, dir.clone());
                     self.dirs.insert(dir, wd);
                 }
-                Err(_) => missed += 1,
+                Err(_) => out.missed += 1,
             }
         }
         for (_, wd) in old {
             self.names.remove(&wd);
             let _ = self.inotify.rm_watch(wd);
         }
-        missed
+        out
     }
 
     /// Reads all events that are there.

@@ -14,7 +14,7 @@ use cgrove_cgroupfs::mark::Identity;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Policy, Prune};
 
-pub(crate) use load::{ConfigError, load, standard};
+pub(crate) use load::{ConfigError, environment, load, standard};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/cgrove/cgrove.toml";

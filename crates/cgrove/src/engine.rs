@@ -59,6 +59,15 @@ impl Engine {
         Ok(Self { config, lock, origins: Origins::default(), approved: BTreeSet::new() })
     }
 
+    /// Goes on with another configuration, keeping the lock where the parent is the same.
+    pub(crate) fn reconfigure(self, config: Arc<Config>) -> Result<Self, EngineError> {
+        if self.config.parent() != config.parent() || self.config.cgroup.dir != config.cgroup.dir {
+            drop(self);
+            return Self::new(config);
+        }
+        Ok(Self { config, ..self })
+    }
+
     /// Makes the kernel's tree equal to `desired`, as far as the guard allows. `previous` is the digest of the
     /// document that was in force before, the first time this one is applied.
     pub(crate) fn reconcile(&mut self, desired: &Desired, previous: Option<String>) -> Result<Round, EngineError> {
@@ -125,6 +134,19 @@ fn directories(config: &Config, host: &Host, desired: &Desired) -> Vec<PathBuf> 
         out.extend(desired.groups_in(mount.controllers).map(|(path, _)| tree.dir(path)));
     }
     out
+}
+
+const BEGUN: &str = "begun";
+
+/// The digest of the document whose first round is over: its `allow_removals` has counted, across restarts.
+pub(crate) fn begun(state_dir: &Path) -> Option<String> {
+    fs::read_to_string(state_dir.join(BEGUN)).ok()
+}
+
+/// Notes that a document's first round is over.
+pub(crate) fn begin(state_dir: &Path, digest: &str) -> io::Result<()> {
+    last_good::make_dir(state_dir)?;
+    fs::write(state_dir.join(BEGUN), digest)
 }
 
 /// Where approvals lie, one empty file for each digest.

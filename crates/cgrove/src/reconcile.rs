@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cgrove_cgroupfs::apply::Outcome;
+use cgrove_cgroupfs::lock::LockError;
 use cgrove_cgroupfs::watch::Watch;
 use cgrove_core::plan::{Action, Op};
 use tokio::sync::watch;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::engine::{Engine, EngineError, Round, approvals_dir};
+use crate::engine::{self, Engine, EngineError, Round, approvals_dir};
 use crate::hints::{DirWatch, Ready};
 use crate::source::Document;
 use crate::source::last_good;
@@ -85,7 +86,7 @@ impl Reconciler {
             watch,
             pid_dirs: DirWatch::new().ok(),
             approvals,
-            begun: None,
+            begun: engine::begun(&config.tree.state_dir),
             next_tasks: now,
             last_tasks: now,
             next_resync: now + config.cgroup.resync,
@@ -99,15 +100,15 @@ impl Reconciler {
         }
     }
 
-    /// Runs until `stop`. An error means that the parent is not ours.
-    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
+    /// Runs until `stop`, and gives the engine back with its lock. An error means that the parent is not ours.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<Option<Engine>, EngineError> {
         if self.document.borrow_and_update().is_some() {
             self.round(Event::Document).await?;
         }
         loop {
             let event = self.next(&mut stop).await;
             match event {
-                Event::Stop => return Ok(()),
+                Event::Stop => return Ok(self.engine),
                 Event::Tasks => self.tasks().await?,
                 event => self.round(event).await?,
             }
@@ -143,6 +144,7 @@ impl Reconciler {
         let first = self.begun.as_ref() != Some(&document.desired.digest);
         let previous = document.previous.clone().filter(|_| first);
         let desired = document.desired.clone();
+        self.watch_pid_files(&document);
         let (engine, result) = blocking(move || {
             let result = engine.reconcile(&desired, previous);
             (engine, result)
@@ -150,10 +152,18 @@ impl Reconciler {
         .await;
         self.engine = Some(engine);
         self.last_look = Instant::now();
-        self.begun = Some(document.desired.digest.clone());
         match result {
-            Ok(round) => self.record(event, round),
-            Err(EngineError::Fault(fault)) => {
+            Ok(round) => {
+                if first {
+                    let digest = document.desired.digest.clone();
+                    if let Err(e) = engine::begin(&self.config.tree.state_dir, &digest) {
+                        warn!("{}: {e}", self.config.tree.state_dir.display());
+                    }
+                    self.begun = Some(digest);
+                }
+                self.record(event, round);
+            }
+            Err(EngineError::Fault(fault) | EngineError::Lock(LockError::Fault(fault))) => {
                 warn!("reconcile: {fault}");
                 self.board.update(|s| {
                     s.plan.error = Some(fault.to_string());
@@ -162,9 +172,6 @@ impl Reconciler {
                 self.schedule(true, 1);
             }
             Err(e @ EngineError::Lock(_)) => return Err(e),
-        }
-        if let Some(watch) = &mut self.pid_dirs {
-            watch.set(tasks::directories(&self.config, &document.desired));
         }
         Ok(())
     }
@@ -175,20 +182,25 @@ impl Reconciler {
         let Some(document) = self.document.borrow().clone() else { return Ok(()) };
         let Some(mut engine) = self.engine.take() else { return Ok(()) };
         let desired = document.desired.clone();
+        self.watch_pid_files(&document);
         let (engine, result) = blocking(move || {
             let result = engine.sync_tasks(&desired);
             (engine, result)
         })
         .await;
         self.engine = Some(engine);
-        if let Some(watch) = &mut self.pid_dirs {
-            watch.set(tasks::directories(&self.config, &document.desired));
-        }
         match result {
             Ok(synced) => self.record_tasks(&synced),
             Err(e) => warn!("tasks: {e}"),
         }
         Ok(())
+    }
+
+    /// Before the look, so that nothing written in between is missed.
+    fn watch_pid_files(&mut self, document: &Document) {
+        if let Some(watch) = &mut self.pid_dirs {
+            watch.set(tasks::directories(&self.config, &document.desired));
+        }
     }
 
     fn record(&mut self, event: Event, round: Round) {
@@ -251,8 +263,10 @@ impl Reconciler {
         self.record_tasks(&round.tasks);
         self.last_tasks = Instant::now();
         self.next_tasks = self.last_tasks + self.config.tasks.interval;
-        let missed = self.watch.as_mut().map_or(1, |(watch, _)| watch.set(round.directories));
-        self.schedule(failed, missed);
+        let watched = self.watch.as_mut().map(|(watch, _)| watch.set(round.directories));
+        // What happened in a directory before it was watched is seen by looking once more.
+        self.dirty |= watched.is_some_and(|w| w.added > 0);
+        self.schedule(failed, watched.map_or(1, |w| w.missed));
     }
 
     /// When to look again without a hint.

@@ -1,11 +1,15 @@
 //! The daemon: starts and stops every task, answers signals. One owner, no globals.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, SourceKind, StoreKind};
@@ -20,68 +24,104 @@ use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
 use crate::{permission, sampler, term};
 
-/// Runs until a signal. HUP starts everything anew with the configuration of then; measurements in memory stay.
+/// The ports that are open, kept across reloads so that nobody is refused meanwhile.
+type Ports = BTreeMap<SocketAddr, std::net::TcpListener>;
+
+/// Runs until a signal. HUP starts everything anew with the configuration of then; measurements in memory, open
+/// ports and the lock stay. A configuration that cannot be used changes nothing.
 pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
-    let mut config = Arc::new(config::load(config_path, std::env::vars())?);
+    let mut config = Arc::new(config::load(config_path, config::environment())?);
     let failed = |e: std::io::Error| Exit::unavailable(format!("signals: {e}"));
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
     let ring = Arc::new(Ring::new(config.usage.keep, config.usage.memory));
     let started = now();
+    permission::check(&config)?;
+    let mut ports = Ports::new();
+    open_ports(&mut ports, &config)?;
+    let engine = in_thread({
+        let config = config.clone();
+        move || Engine::new(config)
+    })
+    .await?;
+    let mut daemon = Daemon::start(config.clone(), ring.clone(), started, &ports, engine)?;
+    if config.demo {
+        term::out(&demo::banner(&config, config_path));
+    }
     loop {
-        ring.resize(config.usage.keep, config.usage.memory);
-        let mut daemon = Daemon::start(config.clone(), ring.clone(), started).await?;
-        if config.demo {
-            term::out(&demo::banner(&config, config_path));
+        tokio::select! {
+            _ = term.recv() => return daemon.stop().await,
+            _ = int.recv() => return daemon.stop().await,
+            exit = daemon.ended() => return Err(exit),
+            _ = hup.recv() => {}
         }
-        config = loop {
-            tokio::select! {
-                _ = term.recv() => return daemon.stop().await,
-                _ = int.recv() => return daemon.stop().await,
-                result = daemon.ended() => return Err(result),
-                _ = hup.recv() => match config::load(config_path, std::env::vars()) {
-                    Ok(new) => break Arc::new(new),
-                    Err(e) => error!("reload: {e}; the configuration stays as it was"),
-                },
+        let new = match prepare_reload(config_path, &mut ports) {
+            Ok(new) => Arc::new(new),
+            Err(e) => {
+                error!("reload: {}; the configuration stays as it was", e.message);
+                continue;
             }
         };
         info!("reloading");
-        daemon.stop().await?;
+        let old = tokio::select! {
+            engine = daemon.finish() => engine?,
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+        };
+        ring.resize(new.usage.keep, new.usage.memory);
+        let engine = in_thread({
+            let new = new.clone();
+            move || old.reconfigure(new)
+        })
+        .await?;
+        ports.retain(|address, _| new.server.listen.contains(address));
+        config = new;
+        daemon = Daemon::start(config.clone(), ring.clone(), started, &ports, engine)?;
     }
+}
+
+/// Everything that may go wrong with a new configuration, tried before the old one ends.
+fn prepare_reload(config_path: &Path, ports: &mut Ports) -> Result<Config, Exit> {
+    let config = config::load(config_path, config::environment())?;
+    permission::check(&config)?;
+    open_ports(ports, &config)?;
+    Ok(config)
+}
+
+/// Opens what is not open yet. The port comes first: whoever asks early is told what is missing.
+fn open_ports(ports: &mut Ports, config: &Config) -> Result<(), Exit> {
+    for address in &config.server.listen {
+        if !ports.contains_key(address) {
+            let listener = serve::listen(*address)
+                .map_err(|e| Exit::unavailable(format!("server.listen {address}: {e}; is another cgrove running?")))?;
+            ports.insert(*address, listener);
+        }
+    }
+    Ok(())
+}
+
+async fn in_thread(work: impl FnOnce() -> Result<Engine, EngineError> + Send + 'static) -> Result<Engine, Exit> {
+    let result = tokio::task::spawn_blocking(work).await;
+    Ok(result.map_err(|e| Exit::software(e.to_string()))??)
 }
 
 struct Daemon {
     stop: watch::Sender<bool>,
-    reconciler: tokio::task::JoinHandle<Result<(), EngineError>>,
+    reconciler: tokio::task::JoinHandle<Result<Option<Engine>, EngineError>>,
     tasks: JoinSet<()>,
+    gone: CancellationToken,
     sampler: Arc<sampler::Handle>,
     _demo: Option<Demo>,
 }
 
 impl Daemon {
-    async fn start(config: Arc<Config>, ring: Arc<Ring>, started: u64) -> Result<Self, Exit> {
-        permission::check(&config)?;
+    fn start(config: Arc<Config>, ring: Arc<Ring>, started: u64, ports: &Ports, engine: Engine) -> Result<Self, Exit> {
+        let io = |what: &str, e: std::io::Error| Exit::unavailable(format!("{what}: {e}"));
         let board = Arc::new(Board::default());
         describe(&board, &config, started);
-        // The port first: whoever asks early is told what is missing.
-        let mut listeners = Vec::new();
-        for address in &config.server.listen {
-            let opened = serve::listen(*address).and_then(tokio::net::TcpListener::from_std);
-            listeners.push(
-                opened.map_err(|e| {
-                    Exit::unavailable(format!("server.listen {address}: {e}; is another cgrove running?"))
-                })?,
-            );
-        }
-        let engine_config = config.clone();
-        let engine = tokio::task::spawn_blocking(move || Engine::new(engine_config)).await;
-        let engine = engine.map_err(|e| Exit::unavailable(e.to_string()))?.map_err(Exit::from)?;
-        let demo = if config.demo {
-            Some(Demo::start(&config.tree.state_dir).map_err(|e| Exit::unavailable(format!("demo: {e}")))?)
-        } else {
-            None
-        };
+        let demo =
+            if config.demo { Some(Demo::start(&config.tree.state_dir).map_err(|e| io("demo", e))?) } else { None };
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -92,44 +132,68 @@ impl Daemon {
             SourceKind::ZooKeeper => tasks.spawn(source::zookeeper::run(config.zookeeper.clone(), news)),
             SourceKind::File => tasks.spawn(source::file::run(config.tree.path.clone(), news)),
         };
-        let sampler = sampler::start(config.clone(), board.clone(), ring.clone())
-            .map_err(|e| Exit::unavailable(format!("sampler: {e}")))?;
+        let sampler = sampler::start(config.clone(), board.clone(), ring.clone()).map_err(|e| io("sampler", e))?;
         let sampler = Arc::new(sampler);
         tasks.spawn(forward(document.clone(), sampler.clone()));
         let redis = (config.usage.store == StoreKind::Redis).then(|| Redis::new(config.clone()));
-        if let Some(redis) = &redis {
-            tasks.spawn(redis::run(redis.clone(), ring.clone(), board.clone()));
+        let reader = redis.as_ref().map(Redis::reader);
+        if let Some(redis) = redis {
+            tasks.spawn(redis::run(redis, ring.clone(), board.clone()));
         }
         let connections = Arc::new(Semaphore::new(config.server.max_connections));
-        let library = Arc::new(Library::new(config.clone(), board.clone(), ring, redis, document.clone()));
-        for listener in listeners {
-            tasks.spawn(serve::run(listener, library.clone(), connections.clone()));
+        let library = Arc::new(Library::new(config.clone(), board.clone(), ring, reader, document.clone()));
+        for address in &config.server.listen {
+            if let Some(port) = ports.get(address) {
+                let listener = port.try_clone().and_then(tokio::net::TcpListener::from_std);
+                let listener = listener.map_err(|e| io("server.listen", e))?;
+                tasks.spawn(serve::run(listener, library.clone(), connections.clone()));
+            }
         }
+        let gone = library.gone.clone();
         let reconciler = Reconciler::new(config.clone(), board, document, engine);
         let reconciler = tokio::spawn(reconciler.run(stopped));
         info!(node = config.node, parent = %config.parent(), listen = ?config.server.listen, "cgrove {} runs", env!("CARGO_PKG_VERSION"));
-        Ok(Self { stop, reconciler, tasks, sampler, _demo: demo })
+        Ok(Self { stop, reconciler, tasks, gone, sampler, _demo: demo })
     }
 
-    /// Resolves only when the reconciler ends by itself: the parent belongs to another daemon, or a bug.
+    /// Resolves only when something ends by itself: the parent belongs to another daemon, or a bug. Dying loudly is
+    /// better than going on without a part.
     async fn ended(&mut self) -> Exit {
-        match (&mut self.reconciler).await {
-            Ok(Err(e)) => e.into(),
-            Ok(Ok(())) => Exit::unavailable("the reconciler ended".into()),
-            Err(e) => Exit::software(format!("the reconciler died: {e}")),
+        let mut pulse = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            tokio::select! {
+                result = &mut self.reconciler => return match result {
+                    Ok(Err(e)) => e.into(),
+                    Ok(Ok(_)) => Exit::software("the reconciler ended".into()),
+                    Err(e) => Exit::software(format!("the reconciler died: {e}")),
+                },
+                Some(result) = self.tasks.join_next() => {
+                    return Exit::software(format!("a task ended: {}", result.err().map_or("by itself".into(), |e| e.to_string())));
+                }
+                _ = pulse.tick() => if self.sampler.is_dead() {
+                    return Exit::software("the sampler died".into());
+                },
+            }
         }
     }
 
-    /// Ends every task; the groups stay as they are.
-    async fn stop(mut self) -> Result<(), Exit> {
+    /// Ends every task and client, and gives the engine back. A reconcile under way is finished, not cut.
+    async fn finish(mut self) -> Result<Engine, Exit> {
         let _ = self.stop.send(true);
-        // A reconcile under way is finished, not cut: it is short, and bounded.
-        if tokio::time::timeout(std::time::Duration::from_secs(20), &mut self.reconciler).await.is_err() {
-            warn!("a reconcile did not end in time");
-            self.reconciler.abort();
-        }
+        let result = (&mut self.reconciler).await;
+        self.gone.cancel();
         self.tasks.shutdown().await;
-        drop(self.sampler);
+        match result.map_err(|e| Exit::software(e.to_string()))?? {
+            Some(engine) => Ok(engine),
+            None => Err(Exit::software("the reconciler lost its engine".into())),
+        }
+    }
+
+    /// Ends everything; the groups stay as they are.
+    async fn stop(self) -> Result<(), Exit> {
+        if tokio::time::timeout(Duration::from_secs(20), self.finish()).await.is_err() {
+            warn!("a reconcile did not end in time");
+        }
         info!("stopped; the groups stay");
         Ok(())
     }

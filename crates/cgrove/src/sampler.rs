@@ -31,6 +31,11 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
+    /// The thread ended by itself: a bug.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Measures this document's groups from the next second on.
     pub(crate) fn measure(&self, document: Arc<Document>) {
         let _ = self.orders.send(Order::Tree(document));
@@ -65,26 +70,31 @@ struct Loop {
 impl Loop {
     fn run(self, inbox: &Receiver<Order>) {
         let mut sampler: Option<Sampler> = None;
-        let mut template = Template::default();
+        let mut template: Option<Template> = None;
         let mut last = self.ring.newest();
         let mut size = 0;
+        let mut target = unix_time().as_secs() + 1;
         loop {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let wait = Duration::from_nanos(1_000_000_000 - u64::from(now.subsec_nanos()));
+            // A clock that was set back must not make us sleep until it catches up.
+            let wait = Duration::from_secs(target).saturating_sub(unix_time()).min(Duration::from_secs(1));
             match inbox.recv_timeout(wait) {
                 Ok(Order::Tree(document)) => {
                     let wanted = Template::new(&document.desired);
-                    if sampler.is_none() || wanted != template {
-                        template = wanted;
-                        sampler = self.prepare(template.clone());
+                    if template.as_ref() != Some(&wanted) {
+                        sampler = self.prepare(wanted.clone());
+                        template = Some(wanted);
                     }
                     continue;
                 }
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            let now = unix_time().as_secs();
+            target = now + 1;
+            if sampler.is_none() {
+                sampler = template.clone().and_then(|t| self.prepare(t));
+            }
             let Some(sampler) = &mut sampler else { continue };
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
             let Some(slot) = next_slot(last, now) else { continue };
             let mut out = Vec::with_capacity(size + size / 16 + 256);
             let gaps = sampler.sample(&mut out);
@@ -92,8 +102,7 @@ impl Loop {
             let held = self.ring.push(slot, Bytes::from(out));
             let missed = last.map_or(0, |last| slot - last - 1);
             last = Some(slot);
-            self.board.update(|s| {
-                let u = &mut s.usage;
+            self.board.usage(|u| {
                 u.newest_slot = Some(slot);
                 u.slots_total += 1;
                 u.gaps_total += missed;
@@ -108,7 +117,7 @@ impl Loop {
             Ok(host) => {
                 let sampler = Sampler::new(template, &host, self.config.parent(), self.budget);
                 info!(io_source = sampler.io_source, "sampling");
-                self.board.update(|s| s.usage.io_source = sampler.io_source);
+                self.board.usage(|u| u.io_source = sampler.io_source);
                 Some(sampler)
             }
             Err(e) => {
@@ -117,6 +126,10 @@ impl Loop {
             }
         }
     }
+}
+
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The slot for this wake-up: the clock's second, but never one that was or lies before. A timer that fires a hair

@@ -20,9 +20,11 @@ use hyper::header::{
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::config::Config;
@@ -44,6 +46,10 @@ pub(crate) struct Library {
     pub(crate) redis: Option<Redis>,
     pub(crate) document: watch::Receiver<Option<Arc<Document>>>,
     pub(crate) in_flight: Arc<Semaphore>,
+    /// Wide questions, asked of Redis or cut to a subtree, wait for each other.
+    pub(crate) wide: Semaphore,
+    /// Ends every client when the daemon stops or starts anew.
+    pub(crate) gone: CancellationToken,
 }
 
 impl Library {
@@ -54,7 +60,16 @@ impl Library {
         redis: Option<Redis>,
         document: watch::Receiver<Option<Arc<Document>>>,
     ) -> Self {
-        Self { config, board, ring, redis, document, in_flight: Arc::new(Semaphore::new(IN_FLIGHT)) }
+        Self {
+            config,
+            board,
+            ring,
+            redis,
+            document,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            wide: Semaphore::new(2),
+            gone: CancellationToken::new(),
+        }
     }
 }
 
@@ -87,22 +102,28 @@ pub(crate) async fn run(listener: TcpListener, library: Arc<Library>, connection
 
 async fn connection(stream: TcpStream, peer: SocketAddr, library: Arc<Library>, permit: Arc<OwnedSemaphorePermit>) {
     let _ = stream.set_nodelay(true);
+    // A peer that lost power says nothing; the kernel finds out.
+    let alive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&alive);
+    let local = stream.local_addr().ok();
     library.board.update(|s| s.server.connections += 1);
-    let _count = Count(library.clone(), permit);
-    let count = Arc::new(_count);
+    let count = Arc::new(Count(library.clone(), permit));
+    let gone = library.gone.clone();
     let service = service_fn(|request| {
         let (library, count) = (library.clone(), count.clone());
-        async move { Ok::<_, Infallible>(route(request, peer, library, count)) }
+        async move { Ok::<_, Infallible>(route(request, Ends { peer, local }, library, count)) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(e) = served {
-        debug!(%peer, "connection: {e}");
+        .with_upgrades();
+    tokio::select! {
+        () = gone.cancelled() => {}
+        served = served => if let Err(e) = served {
+            debug!(%peer, "connection: {e}");
+        }
     }
 }
 
@@ -115,10 +136,17 @@ impl Drop for Count {
     }
 }
 
+/// A connection's two addresses.
+#[derive(Clone, Copy)]
+struct Ends {
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+}
+
 type Reply = Response<Full<Bytes>>;
 
-fn route(mut request: Request<Incoming>, peer: SocketAddr, library: Arc<Library>, count: Arc<Count>) -> Reply {
-    if let Err(why) = access::check(&library.config, peer, request.headers()) {
+fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>, count: Arc<Count>) -> Reply {
+    if let Err(why) = access::check(&library.config, ends.peer, ends.local, request.headers()) {
         library.board.update(|s| s.server.refused_total += 1);
         return text(StatusCode::FORBIDDEN, format!("{why}\n"));
     }
@@ -126,7 +154,7 @@ fn route(mut request: Request<Incoming>, peer: SocketAddr, library: Arc<Library>
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET: no request changes anything\n".into());
     }
     match request.uri().path() {
-        "/" | "/ws" if access::wants_websocket(request.headers()) => upgrade(&mut request, peer, library, count),
+        "/" | "/ws" if access::wants_websocket(request.headers()) => upgrade(&mut request, ends.peer, library, count),
         "/" | "/ws" => text(StatusCode::OK, front(&library.config)),
         "/healthz" => text(StatusCode::OK, "ok\n".into()),
         "/readyz" => {
@@ -180,7 +208,13 @@ fn upgrade(request: &mut Request<Incoming>, peer: SocketAddr, library: Arc<Libra
     tokio::spawn(async move {
         let _count = count;
         match upgraded.await {
-            Ok(stream) => socket::run(TokioIo::new(stream), library, peer).await,
+            Ok(stream) => {
+                let gone = library.gone.clone();
+                tokio::select! {
+                    () = gone.cancelled() => {}
+                    () = socket::run(TokioIo::new(stream), library, peer) => {}
+                }
+            }
             Err(e) => debug!(%peer, "upgrade: {e}"),
         }
     });

@@ -1,6 +1,6 @@
 //! What the daemon knows about itself: written by its tasks, read by `get_status`, `/readyz` and `/metrics`.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cgrove_core::plan::{Guard, Note};
@@ -141,20 +141,28 @@ pub(crate) struct ServerStatus {
     pub(crate) requests_total: u64,
 }
 
-/// The one copy of the status.
+/// The one copy of the status. The sampler's part has a lock of its own, so that it waits for nobody's copying.
 #[derive(Debug, Default)]
-pub(crate) struct Board(Mutex<Status>);
+pub(crate) struct Board {
+    status: Mutex<Status>,
+    usage: Mutex<UsageStatus>,
+}
 
 impl Board {
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
-        let mut status = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         let out = change(&mut status);
         status.ready = status.source.connected && status.document.is_some() && status.plan.rounds > 0;
         out
     }
 
+    pub(crate) fn usage(&self, change: impl FnOnce(&mut UsageStatus)) {
+        change(&mut self.usage.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     pub(crate) fn snapshot(&self) -> Status {
-        self.update(|s| s.clone())
+        let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Status { usage, ..self.update(|s| s.clone()) }
     }
 }
 

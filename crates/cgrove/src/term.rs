@@ -2,9 +2,9 @@
 
 use std::io::{IsTerminal, Write};
 
-/// A line on standard output. A closed pipe (`| head`) is no error.
-pub(crate) fn out(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+/// A line on standard output. A closed pipe (`| head`) is no error; false says that nobody reads any more.
+pub(crate) fn out(text: &str) -> bool {
+    writeln!(std::io::stdout().lock(), "{text}").is_ok()
 }
 
 /// A line on standard error.

@@ -40,7 +40,7 @@ pub(super) fn find(args: &Args, tree: Option<&str>) -> Result<Found, Exit> {
 
 /// The configuration.
 pub(super) fn load(args: &Args) -> Result<Arc<Config>, Exit> {
-    Ok(Arc::new(config::load(&args.global.config(), std::env::vars())?))
+    Ok(Arc::new(config::load(&args.global.config(), config::environment())?))
 }
 
 fn read(path: &Path) -> Result<Found, Exit> {

@@ -46,7 +46,9 @@ pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
 /// For `cgrove push`, on standard output before the document is written.
 pub(super) fn show_for_push(config: &Config, desired: &Desired, previous: Option<String>) {
     match compute(config, desired, previous) {
-        Ok((plan, moves)) => term::out(&render(&plan, &moves, desired, Paint::stdout())),
+        Ok((plan, moves)) => {
+            term::out(&render(&plan, &moves, desired, Paint::stdout()));
+        }
         Err(e) => term::err(&format!("cgrove: this node cannot show its plan: {}", e.message)),
     }
 }
@@ -82,7 +84,7 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
                     term::err(&format!("{} {} {}: {fault}", paint.red("failed"), action.hierarchy, action.group))
                 }
                 Outcome::Done { kept: Some(kept) } => {
-                    term::out(&format!("note: the kernel made it {kept}: {} {}", action.hierarchy, action.group))
+                    term::out(&format!("note: the kernel made it {kept}: {} {}", action.hierarchy, action.group));
                 }
                 _ => {}
             }
@@ -107,7 +109,9 @@ fn keep(config: &Config, found: &Found, desired: Desired, previous: Option<Strin
     let version = last_good::load(&config.tree.state_dir).ok().flatten().map_or(0, |d| d.version);
     let document =
         crate::source::Document { bytes: found.bytes.clone(), version, desired: Arc::new(desired), previous };
-    if let Err(e) = last_good::save(&config.tree.state_dir, &document) {
+    let dir = &config.tree.state_dir;
+    let kept = last_good::save(dir, &document).and_then(|()| engine::begin(dir, &document.desired.digest));
+    if let Err(e) = kept {
         term::err(&format!("cgrove: warning: {}: {e}", config.tree.state_dir.display()));
     }
 }
@@ -121,7 +125,7 @@ fn previous(config: &Config, desired: &Desired) -> Option<String> {
 /// `plan TREE` works without a configuration, so that a document can be tried on any node.
 fn config_or_default(args: &Args, tree: Option<&str>) -> Result<Arc<Config>, Exit> {
     match tree {
-        Some(_) if !args.global.has_config() => Ok(Arc::new(config::standard(std::env::vars())?)),
+        Some(_) if !args.global.has_config() => Ok(Arc::new(config::standard(config::environment())?)),
         _ => document::load(args),
     }
 }

@@ -197,10 +197,10 @@ pub(super) fn usage(args: &Args, slots: u64, follow: bool, group: Option<&str>) 
         let last = value.keys().filter_map(|k| k.parse::<u64>().ok()).max().unwrap_or(0);
         if last > newest {
             newest = last;
-            if args.global.json() {
-                term::out(&reply);
-            } else {
-                term::out(&render_usage(&value, group.unwrap_or("/"), Paint::stdout()));
+            let shown = |value| render_usage(value, group.unwrap_or("/"), Paint::stdout());
+            let text = if args.global.json() { reply } else { shown(&value) };
+            if !term::out(&text) {
+                return Ok(0);
             }
         }
         if !follow {

@@ -52,7 +52,12 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         }
         pid_files.push((group, files));
     }
-    let store = match (raw.usage.store.as_deref(), &raw.redis.url) {
+    let url = match raw.redis.url {
+        None => None,
+        Some(toml::Value::String(url)) => Some(url),
+        Some(_) => return Err(("redis.url", "a string of the form redis://[user:password@]host:port[/db]".into())),
+    };
+    let store = match (raw.usage.store.as_deref(), &url) {
         (Some("redis"), _) | (None, Some(_)) => StoreKind::Redis,
         (Some("memory"), _) | (None, None) => StoreKind::Memory,
         (Some(other), _) => return Err(("usage.store", format!("{other:?} is not one of \"memory\", \"redis\""))),
@@ -64,7 +69,7 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     };
     let prefix = raw.redis.prefix.unwrap_or_else(|| "cgroup_arch".into()).replace("{node}", &node);
     let redis = Redis {
-        url: raw.redis.url.unwrap_or_else(|| "redis://127.0.0.1:6379".into()),
+        url: url.unwrap_or_else(|| "redis://127.0.0.1:6379".into()),
         password: raw.redis.password_file.map(|p| Secret::File(base.join(p))),
         prefix: prefix.trim_end_matches('/').to_owned(),
     };
@@ -96,22 +101,22 @@ fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKe
         ));
     }
     let prefix = raw.prefix.unwrap_or_else(|| "/cgrove".into());
-    if !prefix.starts_with('/') || prefix.contains("//") {
+    let odd = |c: &str| matches!(c, "." | "..") || c.chars().any(char::is_control);
+    if !prefix.starts_with('/') || prefix.contains("//") || prefix.split('/').any(odd) {
         return Err(("zookeeper.prefix", format!("{prefix:?} is not an absolute znode path such as \"/cgrove\"")));
     }
     let mut auth = Vec::new();
-    for entry in raw.auth {
+    // The values are secrets: no error repeats them.
+    const AUTH: &str = "a list of \"digest:user:password\" or { scheme = \"digest\", credential_file = \"...\" }";
+    let bad = || ("zookeeper.auth", AUTH.to_owned());
+    let entries: Vec<RawAuth> = raw.auth.map_or(Ok(Vec::new()), |v| v.try_into().map_err(|_| bad()))?;
+    for entry in entries {
         auth.push(match entry {
             RawAuth::File { scheme, credential_file } => {
                 Auth { scheme, credential: Secret::File(base.join(credential_file)) }
             }
             RawAuth::Text(text) => {
-                // The text is a secret: it is not repeated in the error.
-                let (scheme, credential) = text.split_once(':').ok_or((
-                    "zookeeper.auth",
-                    "an entry is \"digest:user:password\" or { scheme = \"digest\", credential_file = \"...\" }"
-                        .to_owned(),
-                ))?;
+                let (scheme, credential) = text.split_once(':').ok_or_else(bad)?;
                 Auth { scheme: scheme.into(), credential: Secret::Text(credential.into()) }
             }
         });

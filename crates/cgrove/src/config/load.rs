@@ -12,6 +12,11 @@ use super::raw::Raw;
 #[error("{0}")]
 pub(crate) struct ConfigError(String);
 
+/// The environment, as far as it is text.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+}
+
 /// Reads `path` and the environment. Relative paths in the file are relative to the file.
 pub(crate) fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|e| {
@@ -35,21 +40,29 @@ fn parse(
     base: &Path,
     env: impl Iterator<Item = (String, String)>,
 ) -> Result<Config, ConfigError> {
-    let mut table: toml::Table = toml::from_str(text).map_err(|e| ConfigError(format!("{file}: {e}")))?;
+    let mut table: toml::Table = toml::from_str(text).map_err(|e| quiet(text, file, &e))?;
     check_names(&table, "").map_err(|(name, why)| ConfigError(format!("{file}:{}: {why}", line_of(text, &name))))?;
-    toml::from_str::<Raw>(text).map_err(|e| ConfigError(format!("{file}: {e}")))?;
+    toml::from_str::<Raw>(text).map_err(|e| quiet(text, file, &e))?;
     for (key, value) in env {
         // Not an error: the environment is shared with others, the file is ours alone.
         if let Some(unknown) = merge_env(&mut table, &key, &value) {
             tracing::warn!("{unknown}");
         }
     }
-    let raw: Raw = table.try_into().map_err(|e| ConfigError(format!("{file} and CGROVE_* variables: {e}")))?;
+    let raw: Raw = table
+        .try_into()
+        .map_err(|e: toml::de::Error| ConfigError(format!("{file} and CGROVE_ variables: {}", e.message())))?;
     build(raw, base).map_err(|(name, why)| {
         let at = line_of(text, name);
         let place = if at > 0 { format!("{file}:{at}") } else { file.to_owned() };
         ConfigError(format!("{place}: {name}: {why}"))
     })
+}
+
+/// What the parser says, with the line but without its text: that may hold a secret.
+fn quiet(text: &str, file: &str, e: &toml::de::Error) -> ConfigError {
+    let line = e.span().and_then(|span| text.get(..span.start)).map_or(0, |before| 1 + before.matches('\n').count());
+    ConfigError(format!("{file}:{line}: {}", e.message()))
 }
 
 /// The first unknown key, depth first.
@@ -181,7 +194,7 @@ mod tests {
         assert!(error("[tree]\nsource = \"etcd\"").starts_with("x.toml:2: tree.source: \"etcd\" is not one of"));
         assert!(error("").contains("zookeeper.hosts"));
         assert!(error(&format!("{FILE}[tasks]\ninterval = \"soon\"")).contains("x.toml:5: tasks.interval"));
-        assert!(error(&format!("{FILE}[tasks]\ninterval = 5")).contains("line 5"));
+        assert!(error(&format!("{FILE}[tasks]\ninterval = 5")).contains("x.toml:5: "));
         assert!(error(&format!("{FILE}[server]\nlisten = \"0.0.0.0:43409\"")).contains("server.allow_from"));
         assert!(error(&format!("{FILE}[cgroup]\nparent = \"a/../b\"")).contains("cgroup.parent"));
         assert!(error("not toml").contains("x.toml"));

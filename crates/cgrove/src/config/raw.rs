@@ -33,12 +33,12 @@ pub(super) struct RawTree {
 pub(super) struct RawZooKeeper {
     pub(super) hosts: Option<String>,
     pub(super) prefix: Option<String>,
-    pub(super) auth: Vec<RawAuth>,
+    pub(super) auth: Option<toml::Value>,
     pub(super) session_timeout: Option<String>,
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub(super) enum RawAuth {
     Text(String),
     File { scheme: String, credential_file: PathBuf },
@@ -81,7 +81,7 @@ pub(super) struct RawUsage {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RawRedis {
-    pub(super) url: Option<String>,
+    pub(super) url: Option<toml::Value>,
     pub(super) password_file: Option<PathBuf>,
     pub(super) prefix: Option<String>,
 }

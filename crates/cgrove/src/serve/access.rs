@@ -9,9 +9,19 @@ use hyper::header::{HOST, ORIGIN, UPGRADE};
 use crate::config::Config;
 
 /// `Err` says what is not allowed.
-pub(super) fn check(config: &Config, peer: SocketAddr, headers: &HeaderMap) -> Result<(), &'static str> {
+pub(super) fn check(
+    config: &Config,
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+    headers: &HeaderMap,
+) -> Result<(), &'static str> {
     let ip = peer.ip().to_canonical();
-    if !ip.is_loopback() && !config.server.insecure && !config.server.allow_from.iter().any(|net| net.contains(&ip)) {
+    let own = local.is_some_and(|l| l.ip().to_canonical() == ip);
+    if !ip.is_loopback()
+        && !own
+        && !config.server.insecure
+        && !config.server.allow_from.iter().any(|net| net.contains(&ip))
+    {
         return Err("this address is not in server.allow_from");
     }
     let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
@@ -61,7 +71,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().unwrap());
         origin.map(|o| headers.insert(ORIGIN, o.parse().unwrap()));
-        check(config, peer.parse().unwrap(), &headers).is_ok()
+        check(config, peer.parse().unwrap(), "10.0.0.9:1".parse().ok(), &headers).is_ok()
     }
 
     #[test]
@@ -81,6 +91,13 @@ mod tests {
         let c = config("listen = \"0.0.0.0:1\"\nallow_from = [\"10.0.0.0/8\"]");
         assert!(asks(&c, "10.9.9.9:5", "10.0.0.1", None) && asks(&c, "[::ffff:10.1.1.1]:5", "10.0.0.1", None));
         assert!(!asks(&c, "11.0.0.1:5", "10.0.0.1", None));
+        // The node itself, through an address of its own.
+        assert!(asks(
+            &config("listen = \"10.0.0.9:1\"\nallow_from = [\"11.0.0.0/8\"]"),
+            "10.0.0.9:5",
+            "10.0.0.9",
+            None
+        ));
         assert!(asks(&config("listen = \"0.0.0.0:1\"\ninsecure = true"), "11.0.0.1:5", "10.0.0.1", None));
     }
 }

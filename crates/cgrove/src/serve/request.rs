@@ -12,6 +12,9 @@ use super::Library;
 
 const COMMANDS: [&str; 4] = ["show_account", "get_conf", "get_status", "list_groups"];
 
+/// Most bytes that one request may bring in from Redis.
+const LARGEST: usize = 128 << 20;
+
 /// A reply in pieces, sent one after the other as one JSON text.
 pub(super) type Pieces = Vec<Bytes>;
 
@@ -69,12 +72,19 @@ async fn show_account(library: &Library, args: &Map<String, Value>) -> Result<Pi
     if let Some(redis) = &library.redis {
         let missing: Vec<u64> = (start..=end).filter(|slot| !slots.contains_key(slot)).collect();
         if !missing.is_empty() {
-            // Redis being away costs the slots that only it has, not the reply.
-            slots.extend(redis.fetch(&missing).await.unwrap_or_default());
+            let _turn = library.wide.acquire().await;
+            let found = redis.fetch(&missing, LARGEST).await;
+            slots.extend(
+                found.ok_or_else(|| {
+                    format!("more than {} MiB from Redis: ask for fewer slots at a time", LARGEST >> 20)
+                })?,
+            );
         }
     }
     if let Some(group) = group_arg(args)? {
-        slots = slots.into_iter().filter_map(|(slot, bytes)| Some((slot, narrow(&bytes, &group)?))).collect();
+        let _turn = library.wide.acquire().await;
+        let cut = |(slot, bytes): (u64, Bytes)| Some((slot, narrow(&bytes, &group)?));
+        slots = tokio::task::block_in_place(|| slots.into_iter().filter_map(cut).collect());
     }
     let mut pieces = Vec::with_capacity(slots.len() * 2 + 1);
     let mut head = String::from("{");

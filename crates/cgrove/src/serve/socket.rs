@@ -1,5 +1,6 @@
 //! One WebSocket client: a request, a reply, until it leaves. A slow reader is dropped, a large reply is streamed.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::SemaphorePermit;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -20,6 +22,8 @@ use super::{Library, request};
 const LARGEST: usize = 64 << 10;
 /// A reply is sent in frames of about this size, so that 300 slots of a large tree need no copy of their own.
 const FRAME: usize = 256 << 10;
+/// Frames up to this size are sent whatever else is under way.
+const SMALL: usize = 16 << 10;
 /// A client that takes no frame for so long is dropped.
 const SLOW: Duration = Duration::from_secs(10);
 
@@ -40,7 +44,11 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
             Ok(Message::Binary(_)) => {
                 vec![Bytes::from_static(br#"{"error":"requests are text messages, not binary ones"}"#)]
             }
-            Ok(Message::Close(_)) => break,
+            Ok(Message::Close(_)) => {
+                // The answer to it is queued by the library; without a flush the client sees an abnormal end.
+                let _ = tokio::time::timeout(SLOW, socket.flush()).await;
+                break;
+            }
             Ok(_) => continue,
             Err(Error::Capacity(_)) => {
                 let close = CloseFrame { code: CloseCode::Size, reason: "a request has at most 64 KiB".into() };
@@ -65,12 +73,12 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     pieces: Vec<Bytes>,
     library: &Library,
 ) -> Result<(), String> {
-    let mut frames = Frames { pieces: pieces.into_iter().peekable() };
+    let mut frames = Frames(pieces.into());
     let mut first = true;
     while let Some(payload) = frames.next() {
-        let kib = u32::try_from(payload.len() / 1024 + 1).unwrap_or(u32::MAX);
-        let _permit = library.in_flight.acquire_many(kib.min(1024)).await.map_err(|e| e.to_string())?;
-        let last = frames.pieces.peek().is_none();
+        let last = frames.0.is_empty();
+        let permit = permit(&payload, library);
+        let _permit = tokio::time::timeout(SLOW, permit).await.map_err(|_| "too many replies under way".to_owned())?;
         let opcode = OpCode::Data(if first { Data::Text } else { Data::Continue });
         let message = Message::Frame(Frame::message(payload, opcode, last));
         tokio::time::timeout(SLOW, socket.send(message))
@@ -82,22 +90,35 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Joins small pieces into frames; a piece that is large already goes as it is.
-struct Frames {
-    pieces: std::iter::Peekable<std::vec::IntoIter<Bytes>>,
+/// Room for a large frame; small ones need none, so that nobody's status waits behind others' bulk.
+async fn permit<'a>(payload: &Bytes, library: &'a Library) -> Option<SemaphorePermit<'a>> {
+    if payload.len() <= SMALL {
+        return None;
+    }
+    let kib = u32::try_from(payload.len() / 1024).unwrap_or(u32::MAX);
+    library.in_flight.acquire_many(kib).await.ok()
 }
+
+/// Joins small pieces into frames and cuts large ones; a frame never has more than [`FRAME`] bytes.
+struct Frames(VecDeque<Bytes>);
 
 impl Iterator for Frames {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let first = self.pieces.next()?;
-        if first.len() >= FRAME || self.pieces.peek().is_none() {
+        let mut first = self.0.pop_front()?;
+        if first.len() > FRAME {
+            let head = first.split_to(FRAME);
+            self.0.push_front(first);
+            return Some(head);
+        }
+        let fits = |joined: usize, next: Option<&Bytes>| next.is_some_and(|n| joined + n.len() <= FRAME);
+        if !fits(first.len(), self.0.front()) {
             return Some(first);
         }
         let mut joined = BytesMut::from(first);
-        while let Some(more) = self.pieces.next_if(|p| joined.len() + p.len() <= FRAME) {
-            joined.extend_from_slice(&more);
+        while fits(joined.len(), self.0.front()) {
+            joined.extend_from_slice(&self.0.pop_front()?);
         }
         Some(joined.freeze())
     }
@@ -109,12 +130,12 @@ mod tests {
 
     #[test]
     fn frames_lose_nothing_and_stay_small() {
-        for size in [1, 1000, 100_000, 300_000] {
+        for size in [1, 1000, 100_000, 300_000, 2_000_000] {
             let pieces: Vec<Bytes> = (0..20u8).map(|i| Bytes::from(vec![i; size])).collect();
             let whole: Vec<u8> = pieces.concat();
-            let frames: Vec<Bytes> = Frames { pieces: pieces.into_iter().peekable() }.collect();
+            let frames: Vec<Bytes> = Frames(pieces.into()).collect();
             assert_eq!(frames.concat(), whole);
-            assert!(frames.iter().all(|f| f.len() <= FRAME.max(size)));
+            assert!(frames.iter().all(|f| f.len() <= FRAME));
         }
     }
 }

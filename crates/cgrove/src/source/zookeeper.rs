@@ -9,7 +9,7 @@ use tracing::debug;
 use zookeeper_client::{Acls, Client, CreateMode, Error, SessionState};
 
 use super::News;
-use crate::config::ZooKeeper;
+use crate::config::{Secret, ZooKeeper};
 
 /// One-shot watches survive reconnects; this catches whatever they might miss.
 const REREAD: Duration = Duration::from_secs(30);
@@ -36,10 +36,7 @@ pub(crate) async fn run(config: ZooKeeper, news: mpsc::Sender<News>) {
     let mut attempt = 0;
     while !news.is_closed() {
         let error = match connect(&config).await {
-            Ok(client) => {
-                attempt = 0;
-                session(&client, &config, &news).await
-            }
+            Ok(client) => session(&client, &config, &news, &mut attempt).await,
             Err(e) => e,
         };
         if news.send(News::Away(error)).await.is_err() {
@@ -53,6 +50,7 @@ pub(crate) async fn run(config: ZooKeeper, news: mpsc::Sender<News>) {
 /// Connects once, with authentication. The error says what the client library hides.
 pub(crate) async fn connect(config: &ZooKeeper) -> Result<Client, String> {
     let mut connector = Client::connector()
+        .with_fail_eagerly()
         .with_session_timeout(config.session_timeout)
         .with_connection_timeout(Duration::from_secs(3));
     for auth in &config.auth {
@@ -82,8 +80,11 @@ async fn diagnose(hosts: &str) -> String {
 }
 
 /// Reads and watches until the session is lost; returns why.
-async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>) -> String {
+async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>, attempt: &mut usize) -> String {
     let path = path(config);
+    // A follower that lags must not take us back to a document that was replaced already.
+    let _ = within(client.sync(&path)).await;
+    let credentials_in_files = config.auth.iter().any(|a| matches!(a.credential, Secret::File(_)));
     let mut state = client.state_watcher();
     loop {
         let item;
@@ -93,6 +94,7 @@ async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>)
             Ok((data, stat, armed)) => {
                 item = News::Document { bytes: Bytes::from(data), version: i64::from(stat.version) };
                 watcher = Some(armed);
+                *attempt = 0;
             }
             Err(Error::NoNode) => {
                 item = News::Missing(format!(
@@ -107,9 +109,14 @@ async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>)
             }
             Err(Error::NoAuth) => {
                 let how = if config.auth.is_empty() { "zookeeper.auth is empty" } else { "check zookeeper.auth" };
-                item = News::Away(format!(
-                    "znode {path}: not authorized to read it; {how}, and its ACL with zkCli's getAcl"
-                ));
+                let why = format!("znode {path}: not authorized to read it; {how}, and its ACL with zkCli's getAcl");
+                if credentials_in_files {
+                    // They may have been mended: the next connection reads them again.
+                    let _ = news.send(News::Away(why.clone())).await;
+                    tokio::time::sleep(RETRY_REFUSED).await;
+                    return why;
+                }
+                item = News::Away(why);
                 pause = RETRY_REFUSED;
             }
             Err(Error::ConnectionLoss | Error::Timeout) => {

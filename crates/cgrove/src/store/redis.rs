@@ -2,11 +2,12 @@
 //! that is still held and missing there is written with what is left of its time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, IntoConnectionInfo, RedisError};
+use redis::{Client, ExistenceCheck, IntoConnectionInfo, RedisError, SetExpiry, SetOptions};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -21,6 +22,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Slots in one pipeline.
 const BATCH: usize = 16;
+/// Bytes in one pipeline: a slow link must get it through in time.
+const BATCH_BYTES: usize = 2 << 20;
 /// A node's claim on its prefix.
 const CLAIM: Duration = Duration::from_secs(30);
 
@@ -28,12 +31,20 @@ const CLAIM: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(crate) struct Redis {
     config: Arc<Config>,
-    manager: Arc<Mutex<Option<ConnectionManager>>>,
+    /// The present connection and its number.
+    manager: Arc<Mutex<(u64, Option<ConnectionManager>)>>,
+    /// The prefix is ours: what is stored there is what this node measured.
+    claimed: Arc<AtomicBool>,
 }
 
 impl Redis {
     pub(crate) fn new(config: Arc<Config>) -> Self {
-        Self { config, manager: Arc::new(Mutex::new(None)) }
+        Self { config, manager: Arc::default(), claimed: Arc::default() }
+    }
+
+    /// The same store over a connection of its own, so that large answers do not stand in the writer's way.
+    pub(crate) fn reader(&self) -> Self {
+        Self { manager: Arc::default(), ..self.clone() }
     }
 
     fn key(&self, slot: u64) -> String {
@@ -44,10 +55,10 @@ impl Redis {
         format!("{}/owner", self.config.redis.prefix)
     }
 
-    async fn connection(&self) -> Result<ConnectionManager, RedisError> {
+    async fn connection(&self) -> Result<(u64, ConnectionManager), RedisError> {
         let mut manager = self.manager.lock().await;
-        if let Some(manager) = &*manager {
-            return Ok(manager.clone());
+        if let (number, Some(manager)) = &*manager {
+            return Ok((*number, manager.clone()));
         }
         let mut info = self.config.redis.url.as_str().into_connection_info()?;
         if let Some(secret) = &self.config.redis.password {
@@ -61,35 +72,46 @@ impl Redis {
             .set_response_timeout(Some(PATIENCE))
             .set_connection_timeout(Some(PATIENCE));
         let fresh = ConnectionManager::new_lazy_with_config(client, settings)?;
-        *manager = Some(fresh.clone());
-        Ok(fresh)
+        *manager = (manager.0 + 1, Some(fresh.clone()));
+        Ok((manager.0, fresh))
     }
 
     async fn query<T: redis::FromRedisValue>(&self, pipe: &redis::Pipeline) -> Result<T, RedisError> {
-        let mut connection = self.connection().await?;
+        let (number, mut connection) = self.connection().await?;
         let result = match tokio::time::timeout(PATIENCE * 2, pipe.query_async(&mut connection)).await {
             Ok(result) => result,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         };
         if result.is_err() {
             // The manager does not heal from a refused password; a new one reads the credentials again.
-            *self.manager.lock().await = None;
+            let mut manager = self.manager.lock().await;
+            if manager.0 == number {
+                manager.1 = None;
+            }
         }
         result
     }
 
-    /// The stored bytes of these slots, where they exist.
-    pub(crate) async fn fetch(&self, slots: &[u64]) -> Result<Vec<(u64, Bytes)>, RedisError> {
+    /// The stored bytes of these slots, where they exist and are this node's; within `budget` bytes, or `None`.
+    /// Redis being away costs what only it has, not the answer.
+    pub(crate) async fn fetch(&self, slots: &[u64], mut budget: usize) -> Option<Vec<(u64, Bytes)>> {
         let mut out = Vec::new();
+        if !self.claimed.load(Ordering::Relaxed) {
+            return Some(out);
+        }
         for chunk in slots.chunks(BATCH) {
             let mut pipe = redis::pipe();
             for slot in chunk {
                 pipe.get(self.key(*slot));
             }
-            let values: Vec<Option<Vec<u8>>> = self.query(&pipe).await?;
-            out.extend(chunk.iter().zip(values).filter_map(|(slot, value)| Some((*slot, Bytes::from(value?)))));
+            let Ok(values) = self.query::<Vec<Option<Vec<u8>>>>(&pipe).await else { break };
+            for (slot, value) in chunk.iter().zip(values) {
+                let Some(value) = value else { continue };
+                budget = budget.checked_sub(value.len())?;
+                out.push((*slot, Bytes::from(value)));
+            }
         }
-        Ok(out)
+        Some(out)
     }
 
     /// Which of these slots Redis lacks.
@@ -111,25 +133,30 @@ impl Redis {
         self.query(&pipe).await
     }
 
-    /// Claims the prefix for this node. `Some` is the node that has it.
+    /// Claims the prefix for this node, atomically. `Some` is the node that has it.
     async fn claim(&self) -> Result<Option<String>, RedisError> {
-        let mut get = redis::pipe();
-        get.get(self.owner_key());
-        let (owner,): (Option<String>,) = self.query(&get).await?;
-        if let Some(other) = owner.filter(|o| *o != self.config.node) {
-            return Ok(Some(other));
+        let options = SetOptions::default()
+            .conditional_set(ExistenceCheck::NX)
+            .get(false)
+            .with_expiration(SetExpiry::EX(CLAIM.as_secs()));
+        let mut pipe = redis::pipe();
+        pipe.set_options(self.owner_key(), &self.config.node, options).ignore().get(self.owner_key());
+        let (owner,): (Option<String>,) = self.query(&pipe).await?;
+        let other = owner.filter(|o| *o != self.config.node);
+        if other.is_none() {
+            let mut renew = redis::pipe();
+            renew.expire(self.owner_key(), CLAIM.as_secs() as i64).ignore();
+            self.query::<()>(&renew).await?;
         }
-        let mut set = redis::pipe();
-        set.set_ex(self.owner_key(), &self.config.node, CLAIM.as_secs()).ignore();
-        self.query::<()>(&set).await?;
-        Ok(None)
+        self.claimed.store(other.is_none(), Ordering::Relaxed);
+        Ok(other)
     }
 }
 
 /// Writes every slot of the ring, for as long as the process runs.
 pub(crate) async fn run(redis: Redis, ring: Arc<Ring>, board: Arc<Board>) {
     let mut follow = ring.follow();
-    let mut writer = Writer { redis, ring, board, connected: false, next_claim: Instant::now(), claimed: false };
+    let mut writer = Writer { redis, ring, board, connected: false, next_claim: Instant::now(), conflict: None };
     loop {
         match writer.turn().await {
             Ok(()) => {
@@ -149,7 +176,8 @@ struct Writer {
     board: Arc<Board>,
     connected: bool,
     next_claim: Instant,
-    claimed: bool,
+    /// The other node that has our prefix.
+    conflict: Option<String>,
 }
 
 impl Writer {
@@ -157,22 +185,23 @@ impl Writer {
     async fn turn(&mut self) -> Result<(), RedisError> {
         if Instant::now() >= self.next_claim {
             let other = self.redis.claim().await?;
-            if other.is_some() && self.claimed {
+            self.next_claim = Instant::now() + CLAIM / 3;
+            if let Some(name) = other.as_ref().filter(|_| other != self.conflict) {
+                let prefix = &self.redis.config.redis.prefix;
                 warn!(
-                    "redis: {} is also written by node {other:?}; give each node its own redis.prefix",
-                    self.redis.config.redis.prefix
+                    "redis: node {name} writes under {prefix}; our slots stay in memory. Give each node its own redis.prefix"
                 );
             }
-            self.claimed = other.is_none();
-            self.next_claim = Instant::now() + CLAIM / 3;
             self.board.update(|s| s.store.owner_conflict.clone_from(&other));
+            self.conflict = other;
         }
-        if !self.claimed {
+        if self.conflict.is_some() {
+            self.board.update(|s| (s.store.connected, s.store.error) = (true, None));
             return Ok(());
         }
         self.notice_losses().await?;
         loop {
-            let batch = self.ring.unwritten(BATCH);
+            let batch = self.ring.unwritten(BATCH, BATCH_BYTES);
             if batch.is_empty() {
                 break;
             }

@@ -89,10 +89,18 @@ impl Ring {
         self.with(|i| i.slots.range(first..=last).map(|(slot, s)| (*slot, s.bytes.clone())).collect())
     }
 
-    /// The oldest slots that the outer store lacks.
-    pub(crate) fn unwritten(&self, most: usize) -> Vec<(u64, Bytes)> {
+    /// The oldest slots that the outer store lacks: at least one, then within both limits.
+    pub(crate) fn unwritten(&self, most: usize, most_bytes: usize) -> Vec<(u64, Bytes)> {
         self.with(|i| {
-            i.slots.iter().filter(|(_, s)| !s.written).take(most).map(|(slot, s)| (*slot, s.bytes.clone())).collect()
+            let (mut out, mut total) = (Vec::new(), 0);
+            for (slot, s) in i.slots.iter().filter(|(_, s)| !s.written).take(most) {
+                total += s.bytes.len();
+                if !out.is_empty() && total > most_bytes {
+                    break;
+                }
+                out.push((*slot, s.bytes.clone()));
+            }
+            out
         })
     }
 
@@ -141,9 +149,9 @@ mod tests {
             r.push(slot, Bytes::new());
         }
         r.mark(&[1, 2], true);
-        assert_eq!(r.unwritten(10).len(), 1);
+        assert_eq!(r.unwritten(10, 0).len(), 1);
         r.mark(&r.written(), false);
-        assert_eq!(r.unwritten(2).len(), 2);
+        assert_eq!(r.unwritten(2, 100).len(), 2);
         assert!(r.range(5, 4).is_empty());
     }
 }
