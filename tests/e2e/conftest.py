@@ -12,7 +12,7 @@ import pytest
 import kit
 
 COUNTER = itertools.count()
-REQUIRED = ["cpu", "cpuacct", "memory", "blkio", "pids", "cpuset", "freezer"]
+REQUIRED = ["cpu", "cpuacct", "memory", "blkio", "pids", "cpuset", "freezer", "devices"]
 
 
 def pytest_configure(config):

@@ -302,3 +302,76 @@ def test_marks_in_the_state_directory_do_the_same(node):
     node.run("apply", check=0)
     assert node.read("cpu", "/a", "cpu.shares") == "1024"
     assert not node.group("cpu", "/b").exists() and node.group("cpu", "/c").is_dir()
+
+
+def test_a_renamed_tree_stays_held_as_the_new_one_grows(node):
+    node.write_tree(cpu_tree({f"a{i}": 5 for i in range(4)}))
+    node.configure(cgroup={"resync": "1s"}).start()
+    node.write_tree(cpu_tree({f"b{i}": 5 for i in range(6)}))
+    eventually(lambda: node.group("cpu", "/b5").is_dir())
+    guard = eventually(lambda: node.status()["plan"]["guard"])
+    assert never(lambda: not node.group("cpu", "/a0").exists(), during=3)
+    # Nor does a restart, or `cgrove apply`, forget it.
+    node.stop()
+    node.run("apply", check=0)
+    assert node.group("cpu", "/a0").is_dir()
+    node.start()
+    node.run("approve", guard["digest"], check=0)
+    eventually(lambda: not any(node.group("cpu", f"/a{i}").exists() for i in range(4)))
+
+
+def test_a_hierarchy_is_not_forgotten_with_its_last_knob(node, processes):
+    sleeper = processes("sleep", "600")
+    tree = lambda knobs: {"groups": {"a": {"knobs": knobs, "pid_files": [str(node.directory / "x.pid")]}, "b": {}}}
+    node.pid_file("x.pid", sleeper.pid)
+    node.write_tree(tree({"cgroup.freeze": 1, "cpuset.cpus": "0"}))
+    node.start()
+    eventually(lambda: kit.place(sleeper.pid, "freezer") == f"{node.parent}/a")
+    eventually(lambda: node.read("freezer", "/a", "freezer.state") == "FROZEN")
+    node.write_tree(tree({}))
+    eventually(lambda: node.read("freezer", "/a", "freezer.state") == "THAWED")
+    everything = (kit.MOUNTS["cpuset"] / "cpuset.cpus").read_text().strip()
+    eventually(lambda: node.read("cpuset", "/a", "cpuset.cpus") == everything)
+    document = tree({})
+    del document["groups"]["b"]
+    node.write_tree(document)
+    eventually(lambda: not node.group("freezer", "/b").exists() and not node.group("cpuset", "/b").exists())
+    assert node.run("plan", check=0)
+
+
+def test_a_missing_device_is_a_failure_and_blocks_no_other(node):
+    node.write_tree({"controllers": ["io"], "groups": {"a": {"knobs": {"io.max": {"4095:7": {"rbps": "1M"}, "7:0": {"rbps": "2M"}}}}}})
+    result = node.run("apply", check=69)
+    assert "ENODEV" in result.stderr
+    assert node.read("blkio", "/a", "blkio.throttle.read_bps_device") == "7:0 2097152"
+    node.start()
+    assert eventually(lambda: node.status()["plan"]["failures"])[0]["knob"] == "io.max"
+    rounds = node.status()["plan"]["rounds"]
+    time.sleep(2.5)
+    assert node.status()["plan"]["rounds"] <= rounds + 3
+
+
+def test_raw_files_that_can_only_be_written_settle(node):
+    node.write_tree({"controllers": ["devices"], "groups": {"a": {"files": {"devices.deny": "a", "devices.allow": "c 1:3 rwm"}}}})
+    node.run("apply", check=0)
+    assert node.read("devices", "/a", "devices.list") == "c 1:3 rwm"
+    assert node.run("plan", check=0)
+
+
+def test_swappiness_goes_back_to_the_parents(node):
+    tree = lambda knobs: {"controllers": ["memory"], "groups": {"a": {"knobs": knobs}}}
+    node.write_tree(tree({"memory.swappiness": 7}))
+    node.run("apply", check=0)
+    assert node.read("memory", "/a", "memory.swappiness") == "7"
+    node.write_tree(tree({}))
+    node.run("apply", check=0)
+    assert node.read("memory", "/a", "memory.swappiness") == node.read("memory", "", "memory.swappiness")
+
+
+def test_a_parent_narrows_in_the_same_apply_that_removes_its_wide_child(node):
+    tree = lambda cpus, children: {"controllers": ["cpuset"], "groups": {"a": {"knobs": {"cpuset.cpus": cpus}, "groups": children}, "z": {}}}
+    node.write_tree(tree("0-1", {"b": {"knobs": {"cpuset.cpus": "1"}}}))
+    node.run("apply", check=0)
+    node.write_tree(tree("0", {}))
+    node.run("apply", check=0)
+    assert node.read("cpuset", "/a", "cpuset.cpus") == "0"

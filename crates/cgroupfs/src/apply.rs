@@ -1,11 +1,14 @@
 //! Runs a plan's actions. One that fails never stops the others; every write is read back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use cgrove_core::actual::{Actual, Mark, Set};
+use cgrove_core::actual::{Actual, Mark, Marked, Set};
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Op, Write};
+use nix::libc;
 use serde::Serialize;
 
 use crate::file::put;
@@ -33,6 +36,9 @@ pub enum Outcome {
 
 type Key = (String, GroupPath);
 
+/// Groups that keep forking must not keep the next document waiting; they are tried again later.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Executes actions against the tree that they were planned for.
 pub struct Apply<'a> {
     host: &'a Host,
@@ -44,6 +50,12 @@ pub struct Apply<'a> {
     /// What each group is about to get.
     pending: BTreeMap<Key, Vec<(String, String)>>,
     going: BTreeSet<Key>,
+    /// Groups whose CPU limit was refused in one of its files.
+    bandwidth: HashMap<Key, Fault>,
+    /// The ledger has what was announced before the first write.
+    announced: bool,
+    /// All removals together have this long.
+    deadline: Instant,
 }
 
 impl<'a> Apply<'a> {
@@ -71,7 +83,18 @@ impl<'a> Apply<'a> {
                 _ => {}
             }
         }
-        Self { host, identity, page: host.machine.page, marks, dirty: BTreeSet::new(), pending, going }
+        Self {
+            host,
+            identity,
+            page: host.machine.page,
+            marks,
+            dirty: BTreeSet::new(),
+            pending,
+            going,
+            bandwidth: HashMap::new(),
+            announced: false,
+            deadline: Instant::now() + PATIENCE,
+        }
     }
 
     /// Runs one action.
@@ -85,7 +108,7 @@ impl<'a> Apply<'a> {
                 self.marks.entry(key.clone()).or_insert_with(|| self.identity.fresh());
                 self.announce(&tree, &key).map(|()| Outcome::Done { kept: None })
             }
-            Op::Write(write) => self.write(&tree, &key, write),
+            Op::Write(write) => self.before_writes().and_then(|()| self.write(&tree, &key, write)),
             Op::Forget { file } => {
                 self.forget(&key, file);
                 Ok(Outcome::Done { kept: None })
@@ -93,6 +116,12 @@ impl<'a> Apply<'a> {
             Op::Remove => self.remove(&tree, &key),
         };
         result.unwrap_or_else(|fault| Outcome::Failed { fault })
+    }
+
+    /// Runs a write that failed once more, after what was in its way has gone.
+    pub fn again(&mut self, action: &Action) -> Outcome {
+        self.bandwidth.remove(&(action.hierarchy.clone(), action.group.clone()));
+        self.run(action)
     }
 
     /// Writes the marks that changed along the way. Call it when all actions ran.
@@ -110,17 +139,32 @@ impl<'a> Apply<'a> {
         faults
     }
 
+    /// Marks that the ledger keeps are on disk before the first knob is written.
+    fn before_writes(&mut self) -> Result<(), Fault> {
+        if std::mem::replace(&mut self.announced, true) { Ok(()) } else { self.identity.ledger.save() }
+    }
+
     fn create(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
         let dir = tree.dir(&key.1);
         if key.1.is_root() {
             create_above(tree)?;
         }
+        let mut mark = self.identity.fresh();
         let outcome = match std::fs::create_dir(&dir) {
             Ok(()) => Outcome::Done { kept: None },
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Outcome::AlreadySo,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                // Somebody was faster; it may be somebody else's now.
+                let inode = std::fs::metadata(&dir).map_or(0, |m| m.ino());
+                match self.identity.read(&dir, inode, &mut Vec::new()) {
+                    Marked::Foreign(_) => return Err(Fault::new("mkdir", &dir, &e)),
+                    Marked::Ours(old) => mark = old,
+                    Marked::No => {}
+                }
+                Outcome::AlreadySo
+            }
             Err(e) => return Err(Fault::new("mkdir", &dir, &e)),
         };
-        self.marks.insert(key.clone(), self.identity.fresh());
+        self.marks.insert(key.clone(), mark);
         self.announce(tree, key)?;
         Ok(outcome)
     }
@@ -139,12 +183,30 @@ impl<'a> Apply<'a> {
         if self.pending.contains_key(key) && self.marks.contains_key(key) {
             self.announce(tree, key)?;
         }
+        if let Some(fault) = self.bandwidth.get(key).filter(|_| write.file.starts_with("cpu.cfs_")) {
+            // Half of a limit would be another limit.
+            return Err(fault.clone());
+        }
         let path = tree.file(&key.1, &write.file);
+        // Each value is a device of its own in the files that have several: one bad device blocks no other.
+        let mut first_fault = None;
         for value in &write.to {
-            put(&path, value).map_err(|e| Fault::new("write", &path, &e).with_value(value))?;
+            let result = put(&path, value).map_err(|e| Fault::new("write", &path, &e).with_value(value));
+            first_fault = first_fault.or(result.err());
+        }
+        if let Some(fault) = first_fault {
+            if write.file.starts_with("cpu.cfs_") {
+                self.bandwidth.insert(key.clone(), fault.clone());
+            }
+            return Err(fault);
         }
         let Some(want) = &write.want else { return Ok(Outcome::Done { kept: None }) };
-        let now = std::fs::read_to_string(&path).map_err(|e| Fault::new("read", &path, &e))?;
+        let now = match std::fs::read_to_string(&path) {
+            Ok(now) => now,
+            // Some files can only be written (devices.allow).
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EACCES)) => String::new(),
+            Err(e) => return Err(Fault::new("read", &path, &e)),
+        };
         let kept = (!want.matches(&now, self.page)).then(|| now.trim().to_owned());
         if write.record.is_none() {
             self.forget(key, &write.file);
@@ -168,7 +230,7 @@ impl<'a> Apply<'a> {
     fn remove(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
         let stays = |p: &GroupPath| !self.going.contains(&(key.0.clone(), p.clone()));
         let refuge: Vec<PathBuf> = key.1.ancestors().filter(stays).map(|p| tree.tasks(&p)).collect();
-        let gone = drain::remove(&tree.dir(&key.1), &tree.tasks(&key.1), &refuge)?;
+        let gone = drain::remove(&tree.dir(&key.1), &tree.tasks(&key.1), &refuge, self.deadline)?;
         self.dirty.remove(key);
         Ok(if gone { Outcome::Done { kept: None } } else { Outcome::AlreadySo })
     }

@@ -1,16 +1,19 @@
 //! Puts processes into their groups: only what is misplaced moves, and never the wrong process.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 
+use cgrove_core::actual::Marked;
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::placement::{Placement, Target};
-use cgrove_core::plan::Protected;
+use cgrove_core::plan::{BUILT_IN, Protected};
 use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::file::put;
 use crate::host::{Host, Mount};
+use crate::mark::Identity;
 use crate::paths::{Tree, cgroup_of, proc_dir};
 use crate::{Fault, procs};
 
@@ -47,33 +50,38 @@ pub struct Misplaced {
     pub in_place: usize,
 }
 
-/// Compares a placement with the kernel, hierarchy by hierarchy.
-pub fn misplaced(
-    host: &Host,
-    parent: &GroupPath,
-    desired: &Desired,
-    placement: &Placement,
-    protected: &Protected,
-    origins: &mut Origins,
-) -> Misplaced {
-    let mut out = Misplaced::default();
-    for mount in host.with(desired.controllers) {
-        let tree = Tree::new(mount, parent);
-        for (path, targets) in &placement.groups {
-            let here = desired.groups.get(path).is_some_and(|g| g.controllers.intersects(mount.controllers));
-            if here {
-                Check { mount, tree: &tree, path, protected }.run(targets, origins, &mut out);
+/// What a placement is compared with.
+pub struct Scene<'a> {
+    pub host: &'a Host,
+    pub identity: &'a Identity,
+    pub desired: &'a Desired,
+    pub protected: &'a Protected,
+    /// Tells, by hierarchy, which declared groups belong to others: nothing is put there.
+    pub refused: &'a dyn Fn(&str, &GroupPath) -> bool,
+}
+
+impl Scene<'_> {
+    /// Compares a placement with the kernel, hierarchy by hierarchy.
+    pub fn misplaced(&self, placement: &Placement, origins: &mut Origins) -> Misplaced {
+        let mut out = Misplaced::default();
+        for mount in self.host.with(self.desired.controllers) {
+            let tree = Tree::new(mount, &self.identity.parent);
+            for (path, targets) in &placement.groups {
+                let here = self.desired.groups.get(path).is_some_and(|g| g.controllers.intersects(mount.controllers));
+                if here && !(self.refused)(&mount.label, path) {
+                    Check { scene: self, mount, tree: &tree, path }.run(targets, origins, &mut out);
+                }
             }
         }
+        out
     }
-    out
 }
 
 struct Check<'a> {
+    scene: &'a Scene<'a>,
     mount: &'a Mount,
     tree: &'a Tree,
     path: &'a GroupPath,
-    protected: &'a Protected,
 }
 
 impl Check<'_> {
@@ -119,7 +127,7 @@ impl Check<'_> {
             let text = std::fs::read_to_string(dir.join("cgroup")).ok()?;
             let place = cgroup_of(&text, &self.mount.label)?;
             let inside = self.tree.group_of(&place).is_some_and(|g| g == *self.path || g.is_below(self.path));
-            (!inside).then_some(place)
+            (!inside && !procs::exiting(&dir)).then_some(place)
         };
         if threads == 1 {
             return misplaced(proc_dir(pid));
@@ -128,23 +136,57 @@ impl Check<'_> {
         tasks.flatten().find_map(|task| misplaced(task.path()))
     }
 
-    /// The protected group that a place lies in: the operator's, or another manager's at the hierarchy's root.
+    /// The protected group that a place lies in: the operator's, another cgrove's, or a container's.
     fn shelter(&self, place: &str) -> Option<GroupPath> {
-        let listed = self.tree.group_of(place).and_then(|g| self.protected.covers(&g));
-        listed.or_else(|| {
-            let top = GroupPath::parse(place).ok()?.components().next()?.to_owned();
-            let container = ["docker", "kubepods", "libpod", "crio", "lxc", "machine", "libvirt"]
-                .iter()
-                .any(|p| top.starts_with(p));
-            container.then(|| GroupPath::parse(place).ok()).flatten()
-        })
+        let group = self.tree.group_of(place);
+        if let Some(group) = &group {
+            if let Some(listed) = self.scene.protected.covers(group) {
+                return Some(listed);
+            }
+            let chain = std::iter::once(group.clone()).chain(group.ancestors()).filter(|p| !p.is_root());
+            for path in chain {
+                let dir = self.tree.dir(&path);
+                let inode = std::fs::metadata(&dir).map_or(0, |m| m.ino());
+                match self.scene.identity.read(&dir, inode, &mut Vec::new()) {
+                    Marked::Ours(_) => return None,
+                    Marked::Foreign(_) => return Some(path),
+                    Marked::No => {}
+                }
+            }
+        }
+        is_container(place).then(|| GroupPath::parse(place).ok()).flatten()
+    }
+}
+
+/// Does a path from a hierarchy's root look like a container's, or a job's? systemd's own slices and services are
+/// not: a service's children belong to the service.
+fn is_container(place: &str) -> bool {
+    let plain =
+        |p: &&&str| !matches!(**p, "*.slice" | "*.scope" | "*.service" | "init.scope" | "system" | "user" | "_tasks");
+    let like = |name: &str, pattern: &str| glob_prefix(pattern, name);
+    let mut names = place.split('/').filter(|n| !n.is_empty());
+    let top = names.next().unwrap_or_default();
+    BUILT_IN.iter().filter(plain).any(|p| like(top, p))
+        || (top.ends_with(".slice")
+            && names.any(|n| {
+                ["docker-*", "crio-*", "libpod-*", "cri-containerd-*", "kubepods*"].iter().any(|p| like(n, p))
+            }))
+}
+
+/// `docker*` and `*.partition`: the patterns have one star, at an end.
+fn glob_prefix(pattern: &str, name: &str) -> bool {
+    match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
+        (Some(prefix), _) => name.starts_with(prefix),
+        (_, Some(suffix)) => name.ends_with(suffix),
+        _ => name == pattern,
     }
 }
 
 /// What came of moving.
 #[derive(Debug, Default)]
 pub struct Moved {
-    pub done: usize,
+    /// Processes that were moved, by pid and start time; once for each hierarchy.
+    pub done: Vec<(i32, u64)>,
     pub faults: Vec<(Move, Fault)>,
 }
 
@@ -170,7 +212,7 @@ pub fn run(host: &Host, parent: &GroupPath, moves: &[Move]) -> Moved {
             continue; // Gone, or another process by now.
         }
         match nix::unistd::write(&*file, step.pid.to_string().as_bytes()) {
-            Ok(_) => out.done += 1,
+            Ok(_) => out.done.push((step.pid, step.start)),
             Err(Errno::ESRCH) => continue,
             Err(errno) => {
                 out.faults
@@ -187,7 +229,7 @@ pub fn run(host: &Host, parent: &GroupPath, moves: &[Move]) -> Moved {
 /// to where its parent is, which is where it was born.
 fn undo_if_reused(tree: &Tree, mount: &Mount, step: &Move, out: &mut Moved) {
     let Some(other) = procs::read(step.pid).filter(|p| p.start != step.start) else { return };
-    out.done -= 1;
+    out.done.pop();
     let text = std::fs::read_to_string(proc_dir(other.parent).join("cgroup")).unwrap_or_default();
     if let Some(birthplace) = cgroup_of(&text, &mount.label) {
         let mut dir = tree.mount.clone();
@@ -195,6 +237,27 @@ fn undo_if_reused(tree: &Tree, mount: &Mount, step: &Move, out: &mut Moved) {
         let path = dir.join("cgroup.procs");
         if let Err(e) = put(&path, &step.pid.to_string()) {
             out.faults.push((step.clone(), Fault::new("move", &path, &e).with_value(&step.pid.to_string())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_container;
+
+    #[test]
+    fn containers_and_jobs_but_not_services() {
+        for yes in [
+            "/docker/abc",
+            "/kubepods.slice/x",
+            "/slurm/uid_0/job_1",
+            "/system.slice/docker-1a2b.scope",
+            "/x.partition/y",
+        ] {
+            assert!(is_container(yes), "{yes}");
+        }
+        for no in ["/", "/system.slice/nginx.service", "/user.slice/user-0.slice", "/web", "/system/x", "/init.scope"] {
+            assert!(!is_container(no), "{no}");
         }
     }
 }

@@ -13,9 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Removes `dir`. `refuge` lists the `tasks` files of the ancestors that stay, nearest first: the first one that
 /// takes a thread is used. Threads are moved one by one, so that a process spread over several groups is left so.
-/// Returns false when the group was gone already.
-pub(crate) fn remove(dir: &Path, tasks: &Path, refuge: &[PathBuf]) -> Result<bool, Fault> {
-    let deadline = Instant::now() + PATIENCE;
+/// Gives up at `latest`. Returns false when the group was gone already.
+pub(crate) fn remove(dir: &Path, tasks: &Path, refuge: &[PathBuf], latest: Instant) -> Result<bool, Fault> {
+    let deadline = latest.min(Instant::now() + PATIENCE);
     let mut stuck: Option<Fault> = None;
     let mut pause = Duration::from_micros(200);
     loop {

@@ -37,16 +37,25 @@ impl Identity {
         }
     }
 
-    /// Reads a directory's mark. What cannot be read counts as no mark; what cannot be understood is foreign.
+    /// Reads a directory's mark. What cannot be read or understood is foreign.
     pub fn read(&self, dir: &Path, inode: u64, buffer: &mut Vec<u8>) -> Marked {
         buffer.resize(LONGEST, 0);
-        let mark = match getxattr(dir, NAME, buffer.as_mut_slice()) {
-            Ok(length) if !self.ledger_only => serde_json::from_slice::<Mark>(&buffer[..length]).ok(),
-            _ => match self.ledger.get(dir, inode) {
-                None => return Marked::No,
-                mark => mark,
-            },
+        let on_kernel = match getxattr(dir, NAME, buffer.as_mut_slice()) {
+            Ok(length) => self.judge(serde_json::from_slice::<Mark>(&buffer[..length]).ok()),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT) => Marked::No,
+            Err(e) => Marked::Foreign(format!("its mark cannot be read: {e}")),
         };
+        match on_kernel {
+            Marked::Foreign(_) => on_kernel,
+            Marked::Ours(_) if !self.ledger_only => on_kernel,
+            _ => match self.ledger.get(dir, inode) {
+                None => on_kernel,
+                mark => self.judge(mark),
+            },
+        }
+    }
+
+    fn judge(&self, mark: Option<Mark>) -> Marked {
         match mark {
             Some(mark) if mark.format > MARK_FORMAT => {
                 Marked::Foreign(format!("mark of a newer cgrove, format {}", mark.format))

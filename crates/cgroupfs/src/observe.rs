@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use cgrove_core::actual::{Actual, Group, Hierarchy, Marked, Version};
-use cgrove_core::desired::Desired;
-use cgrove_core::ids::{Controller, GroupPath};
-use cgrove_core::knobs::{KNOBS, witness};
+use cgrove_core::desired::{Desired, Form};
+use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
+use cgrove_core::knobs::{KNOBS, Unset, find, witness};
 use cgrove_core::plan::{Prune, files_to_read};
 
 use crate::host::{Host, Mount};
@@ -46,6 +46,7 @@ impl Scope<'_> {
             controllers: mount.controllers,
             at_root: self.identity.parent.is_root(),
             present: tree.dir(&root).is_dir(),
+            complete: true,
             files: BTreeSet::new(),
             above: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -53,7 +54,7 @@ impl Scope<'_> {
         if mount.version == Version::V2 {
             return Ok(out);
         }
-        out.files = self.files(mount, &tree)?;
+        (out.files, out.complete) = self.files(mount, &tree)?;
         if mount.controllers.contains(Controller::Cpuset) {
             out.above = above(&tree);
         }
@@ -64,14 +65,16 @@ impl Scope<'_> {
         let home = cgroup_of(own, &mount.label).and_then(|p| tree.group_of(&p));
         let mut walk =
             Walk { scope: self, mount, tree: &tree, read: &read, home, buffer: Vec::new(), groups: &mut out.groups };
-        walk.group(&root)?;
+        walk.group(&root);
+        parents_values(&tree, &mut out.groups);
         Ok(out)
     }
 
     /// Knob files that groups have: those of the mount's root, the parent, and one child; plus what the root
     /// lacks but shows by a witness.
-    fn files(&self, mount: &Mount, tree: &Tree) -> Result<BTreeSet<String>, Fault> {
+    fn files(&self, mount: &Mount, tree: &Tree) -> Result<(BTreeSet<String>, bool), Fault> {
         let mut files = BTreeSet::new();
+        let mut complete = !tree.parent.is_root() && tree.dir(&GroupPath::root()).is_dir();
         let parent = tree.dir(&GroupPath::root());
         for dir in [&mount.dir, &parent] {
             let mut child = None;
@@ -88,6 +91,7 @@ impl Scope<'_> {
                 Err(e) if *dir == mount.dir => return Err(Fault::new("list", dir, &e)),
                 Err(_) => {}
             }
+            complete |= child.is_some();
             let names = child.and_then(|c| std::fs::read_dir(c).ok()).into_iter().flatten().flatten();
             files.extend(names.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.contains('.')));
         }
@@ -96,7 +100,7 @@ impl Scope<'_> {
                 files.insert(knob.name.into());
             }
         }
-        Ok(files)
+        Ok((files, complete))
     }
 }
 
@@ -113,6 +117,56 @@ fn above(tree: &Tree) -> BTreeMap<String, String> {
     out
 }
 
+/// What a knob that follows its parent is compared with: the parent's value, where a group's mark names such a knob.
+fn parents_values(tree: &Tree, groups: &mut BTreeMap<GroupPath, Group>) {
+    let mut wanted = Vec::new();
+    for (path, group) in groups.iter() {
+        let files = group.ours().into_iter().flat_map(|m| m.files.keys());
+        let follows = files.filter(|f| find(f).is_some_and(|k| k.unset == Unset::Parent));
+        wanted.extend(follows.filter_map(|file| Some((path.up()?, file.clone()))));
+    }
+    for (path, file) in wanted {
+        if let Some(group) = groups.get_mut(&path).filter(|g| !g.values.contains_key(&file))
+            && let Ok(text) = std::fs::read_to_string(tree.file(&path, &file))
+        {
+            group.values.insert(file, text);
+        }
+    }
+}
+
+/// Hierarchies that the document does not name, but that hold groups of ours: a by-group document whose last knob of
+/// a controller left. They stay concerned, so that the knob is undone and removed groups go there too.
+pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> ControllerSet {
+    if desired.form == Form::ByController {
+        return ControllerSet::EMPTY;
+    }
+    let others =
+        host.mounts.iter().filter(|m| m.version == Version::V1 && !m.controllers.intersects(desired.controllers));
+    let holds = |mount: &&Mount| {
+        let top = Tree::new(mount, &identity.parent).dir(&GroupPath::root());
+        let mut todo = vec![(top, 0)];
+        while let Some((dir, depth)) = todo.pop() {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let Ok(meta) = entry.metadata() else { continue };
+                if !meta.is_dir() || depth > DEEPEST {
+                    continue;
+                }
+                if matches!(identity.read(&entry.path(), meta.ino(), &mut Vec::new()), Marked::Ours(_)) {
+                    return true;
+                }
+                if meta.nlink() > 2 {
+                    todo.push((entry.path(), depth + 1));
+                }
+            }
+        }
+        false
+    };
+    others.filter(holds).flat_map(|m| m.controllers.iter()).collect()
+}
+
+/// Deeper groups than this are not looked into, and nothing above them is removed.
+const DEEPEST: usize = 64;
+
 struct Walk<'a> {
     scope: &'a Scope<'a>,
     mount: &'a Mount,
@@ -125,37 +179,43 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn group(&mut self, path: &GroupPath) -> Result<(), Fault> {
+    /// One group and everything below. What vanishes is left out; what cannot be read is pinned, and the rest goes on.
+    fn group(&mut self, path: &GroupPath) {
         let dir = self.tree.dir(path);
         let (links, inode) = match std::fs::symlink_metadata(&dir) {
             Ok(meta) => (meta.nlink(), meta.ino()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(Fault::new("stat", &dir, &e)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
+            Err(_) => return self.pin(path, "it cannot be read"),
         };
-        let mark = if path.is_root() && self.tree.parent.is_root() {
-            Marked::No
-        } else {
-            self.scope.identity.read(&dir, inode, &mut self.buffer)
-        };
+        let at_root = path.is_root() && self.tree.parent.is_root();
+        let mark = if at_root { Marked::No } else { self.scope.identity.read(&dir, inode, &mut self.buffer) };
         let mut group = Group { mark, ..Group::default() };
         self.values(path, &dir, &mut group);
         self.residents(path, &dir, &mut group);
         self.groups.insert(path.clone(), group);
         // kernfs counts one link for each child directory, so most groups need no listing.
         if links <= 2 {
-            return Ok(());
+            return;
+        }
+        if path.depth() > DEEPEST {
+            return self.pin(path, "it is too deep");
         }
         let entries = match std::fs::read_dir(&dir) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(Fault::new("list", &dir, &e)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
+            Err(_) => return self.pin(path, "it cannot be listed"),
         };
-        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
-            if let Some(child) = entry.file_name().to_str().and_then(|name| path.child(name)) {
-                self.group(&child)?;
+        let children: Vec<_> = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).collect();
+        for entry in children {
+            match entry.file_name().to_str().and_then(|name| path.child(name)) {
+                Some(child) => self.group(&child),
+                None => self.pin(path, "a group below it has a name that is not UTF-8"),
             }
         }
-        Ok(())
+    }
+
+    fn pin(&mut self, path: &GroupPath, why: &'static str) {
+        self.groups.entry(path.clone()).or_default().pinned = Some(why);
     }
 
     /// The files that the document concerns, and those that the mark says we set.

@@ -8,15 +8,16 @@ use cgrove_core::placement::parse_pid;
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 
 use crate::paths::proc_dir;
+use crate::procs;
 
 /// Longest part of a pid file that is read; PostgreSQL's has several lines.
 const MOST: u64 = 4096;
 
-/// The pid that a file names, or why it is not believed.
+/// The pid that a file names with its start time, or why it is not believed.
 ///
 /// It must be a regular file, owned by root, the daemon or the process's own user, and not writable by the world
 /// nor by a group other than root's. A final symlink is refused unless `follow`, and then it must be root's.
-pub fn read(path: &Path, follow: bool) -> Result<i32, String> {
+pub fn read(path: &Path, follow: bool) -> Result<(i32, u64), String> {
     let io = |e: std::io::Error| match e.raw_os_error() {
         Some(nix::libc::ELOOP) => "it is a symbolic link; allow root's with tasks.follow_symlinks = true".to_owned(),
         _ => e.to_string(),
@@ -45,11 +46,13 @@ pub fn read(path: &Path, follow: bool) -> Result<i32, String> {
     let mut content = Vec::new();
     file.take(MOST).read_to_end(&mut content).map_err(io)?;
     let pid = parse_pid(&content)?;
+    // Before its owner is looked at: should the pid be reused afterwards, the start time gives it away.
+    let start = procs::read(pid).ok_or_else(|| format!("pid {pid} does not run"))?.start;
     if meta.uid() != 0 && meta.uid() != daemon {
         let owner = std::fs::metadata(proc_dir(pid)).map_err(|_| format!("pid {pid} does not run"))?.uid();
         if owner != meta.uid() {
             return Err(format!("user {} owns it, but pid {pid} runs as user {owner}", meta.uid()));
         }
     }
-    Ok(pid)
+    Ok((pid, start))
 }

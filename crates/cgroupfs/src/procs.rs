@@ -8,6 +8,7 @@ use crate::paths::proc_dir;
 
 /// Set in a kernel thread's flags (include/linux/sched.h).
 const PF_KTHREAD: u64 = 0x0020_0000;
+const PF_EXITING: u64 = 0x0000_0004;
 
 /// All processes. Ones that vanish during the pass are left out.
 pub fn scan() -> Processes {
@@ -33,6 +34,13 @@ fn read_with(pid: i32, buffer: &mut Vec<u8>) -> Option<Process> {
     parse_stat(buffer)
 }
 
+/// Is this thread on its way out? The kernel shows such a one at the root of every v1 hierarchy.
+pub(crate) fn exiting(task: &std::path::Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(task.join("stat")) else { return true };
+    let flags = text.rsplit(')').next().and_then(|rest| rest.split_ascii_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
 /// `/proc/PID/stat`; the name in parentheses may hold anything, so fields are counted from the last `)`.
 pub fn parse_stat(text: &[u8]) -> Option<Process> {
     let close = text.iter().rposition(|b| *b == b')')?;
@@ -40,7 +48,8 @@ pub fn parse_stat(text: &[u8]) -> Option<Process> {
     let fields: Vec<&str> = std::str::from_utf8(text.get(close + 2..)?).ok()?.split_ascii_whitespace().collect();
     let number = |i: usize| fields.get(i)?.parse::<u64>().ok();
     // Field numbers of proc_pid_stat(5), less three: state, ppid, flags, num_threads, starttime.
-    if matches!(*fields.first()?, "Z" | "X") {
+    // A leader that exited while other threads of it live on is no zombie yet.
+    if matches!(*fields.first()?, "Z" | "X") && number(17)? <= 1 {
         return None;
     }
     Some(Process {

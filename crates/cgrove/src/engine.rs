@@ -1,5 +1,6 @@
 //! One reconcile, blocking: observe, plan, apply, move processes, remove. Used by the daemon and by `cgrove apply`.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -10,7 +11,7 @@ use cgrove_cgroupfs::apply::{Apply, Outcome};
 use cgrove_cgroupfs::attach::Origins;
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::lock::{Lock, LockError};
-use cgrove_cgroupfs::observe::Scope;
+use cgrove_cgroupfs::observe::{Scope, lingering};
 use cgrove_cgroupfs::paths::Tree;
 use cgrove_cgroupfs::{Fault, lock};
 use cgrove_core::actual::Actual;
@@ -20,7 +21,7 @@ use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, plan};
 
 use crate::config::Config;
 use crate::source::last_good;
-use crate::tasks::{self, Synced};
+use crate::tasks::{Subject, Synced};
 
 /// What holds between rounds.
 pub(crate) struct Engine {
@@ -29,6 +30,8 @@ pub(crate) struct Engine {
     origins: Origins,
     /// Removals that were approved and are not finished.
     approved: BTreeSet<Removal>,
+    /// Declared groups that belong to others, as the last plan found them.
+    refused: Vec<Removal>,
 }
 
 /// What a round did.
@@ -56,7 +59,7 @@ impl Engine {
         let host = Host::discover(&config.cgroup.dir)?;
         let mut lock = lock::Lock::default();
         lock.acquire(&host, config.parent())?;
-        Ok(Self { config, lock, origins: Origins::default(), approved: BTreeSet::new() })
+        Ok(Self { config, lock, origins: Origins::default(), approved: BTreeSet::new(), refused: Vec::new() })
     }
 
     /// Goes on with another configuration, keeping the lock where the parent is the same.
@@ -72,9 +75,9 @@ impl Engine {
     /// document that was in force before, the first time this one is applied.
     pub(crate) fn reconcile(&mut self, desired: &Desired, previous: Option<String>) -> Result<Round, EngineError> {
         let config = self.config.clone();
-        let (host, actual) = observe(&config, desired)?;
-        let approval =
-            Approval { previous, digests: approvals(&config.tree.state_dir), removals: self.approved.clone() };
+        let Scenery { host, actual, desired } = observe(&config, desired)?;
+        let desired = &*desired;
+        let approval = approval(&config, previous, self.approved.clone());
         let plan = plan(desired, &actual, &config.cgroup.policy, &approval);
         self.remember_approval(&plan);
         let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &plan.actions);
@@ -82,16 +85,31 @@ impl Engine {
         let is_removal = |a: &&Action| a.op == Op::Remove;
         for action in plan.due().filter(|a| !is_removal(a)) {
             outcomes.push((action.clone(), apply.run(action)));
+            if action.op == Op::Create && action.group.is_root() {
+                // A parent that was just made is ours from now on.
+                self.lock.acquire(&host, config.parent())?;
+            }
         }
-        // A parent that was just made is ours from now on.
-        self.lock.acquire(&host, config.parent())?;
-        let tasks = tasks::sync(&config, &host, desired, &mut self.origins);
+        self.refused.clone_from(&plan.refused);
+        let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
+        let subject = Subject { config: &config, host: &host, desired, refused: &refused };
+        let tasks = subject.sync(&mut self.origins);
+        let mut removed = false;
         for action in plan.due().filter(is_removal) {
             let outcome = apply.run(action);
             if !matches!(outcome, Outcome::Failed { .. }) {
                 self.approved.remove(&(action.hierarchy.clone(), action.group.clone()));
+                removed = true;
             }
             outcomes.push((action.clone(), outcome));
+        }
+        if removed {
+            // A parent may have waited for a child that was in its way.
+            for (action, outcome) in &mut outcomes {
+                if matches!((&action.op, &outcome), (Op::Write(_), Outcome::Failed { .. })) {
+                    *outcome = apply.again(action);
+                }
+            }
         }
         let faults = apply.finish();
         let directories = directories(&config, &host, desired);
@@ -101,29 +119,81 @@ impl Engine {
     /// Only the processes.
     pub(crate) fn sync_tasks(&mut self, desired: &Desired) -> Result<Synced, EngineError> {
         let host = Host::discover(&self.config.cgroup.dir)?;
-        Ok(tasks::sync(&self.config, &host, desired, &mut self.origins))
+        let desired = &*with_lingering(&self.config, &host, desired);
+        let is =
+            |(h, p): &Removal, hierarchy: &str, group: &GroupPath| h == hierarchy && (p == group || group.is_below(p));
+        let refused = |hierarchy: &str, group: &GroupPath| self.refused.iter().any(|r| is(r, hierarchy, group));
+        let subject = Subject { config: &self.config, host: &host, desired, refused: &refused };
+        Ok(subject.sync(&mut self.origins))
     }
 
-    /// An approval counts for the removals that it named, until they are done, and for no others.
+    /// An approval counts for the removals that it named, until they are done, and for no others. What is held stays
+    /// held, also after a restart, until it is approved or no longer asked for.
     fn remember_approval(&mut self, plan: &Plan) {
+        let state_dir = &self.config.tree.state_dir;
         let Some(guard) = &plan.guard else {
             self.approved.clear();
+            keep_held(state_dir, &BTreeSet::new());
             return;
         };
+        let removals = plan.actions.iter().filter(|a| a.op == Op::Remove);
+        let removals: BTreeSet<Removal> = removals.map(|a| (a.hierarchy.clone(), a.group.clone())).collect();
         if guard.approved {
-            let removals = plan.due().filter(|a| a.op == Op::Remove);
-            self.approved = removals.map(|a| (a.hierarchy.clone(), a.group.clone())).collect();
-            let _ = fs::remove_file(approvals_dir(&self.config.tree.state_dir).join(&guard.digest));
+            self.approved = removals;
+            keep_held(state_dir, &BTreeSet::new());
+            let _ = fs::remove_file(approvals_dir(state_dir).join(&guard.digest));
+        } else {
+            keep_held(state_dir, &removals);
         }
     }
 }
 
+/// What a document is compared with.
+pub(crate) struct Scenery<'a> {
+    pub(crate) host: Host,
+    pub(crate) actual: Actual,
+    /// The document's tree, also in hierarchies that still hold it.
+    pub(crate) desired: Cow<'a, Desired>,
+}
+
+/// What lets held removals go, and what is held.
+pub(crate) fn approval(config: &Config, previous: Option<String>, removals: BTreeSet<Removal>) -> Approval {
+    let state_dir = &config.tree.state_dir;
+    Approval { previous, digests: approvals(state_dir), removals, held: held(state_dir) }
+}
+
+fn held(state_dir: &Path) -> BTreeSet<Removal> {
+    let text = fs::read(state_dir.join(HELD)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+fn keep_held(state_dir: &Path, removals: &BTreeSet<Removal>) {
+    let path = state_dir.join(HELD);
+    let result = if removals.is_empty() {
+        fs::remove_file(&path).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+    } else if held(state_dir) == *removals {
+        Ok(())
+    } else {
+        let text = serde_json::to_vec(removals).unwrap_or_default();
+        last_good::make_dir(state_dir).and_then(|()| fs::write(&path, text))
+    };
+    if let Err(e) = result {
+        tracing::warn!("{}: {e}", path.display());
+    }
+}
+
+fn with_lingering<'a>(config: &Config, host: &Host, desired: &'a Desired) -> Cow<'a, Desired> {
+    let more = lingering(host, &config.cgroup.identity, desired);
+    if more.is_empty() { Cow::Borrowed(desired) } else { Cow::Owned(desired.also_in(more)) }
+}
+
 /// The kernel's tree as the document concerns it.
-pub(crate) fn observe(config: &Config, desired: &Desired) -> Result<(Host, Actual), Fault> {
+pub(crate) fn observe<'a>(config: &Config, desired: &'a Desired) -> Result<Scenery<'a>, Fault> {
     let host = Host::discover(&config.cgroup.dir)?;
-    let scope = Scope { host: &host, identity: &config.cgroup.identity, desired, prune: config.prune() };
+    let desired = with_lingering(config, &host, desired);
+    let scope = Scope { host: &host, identity: &config.cgroup.identity, desired: &desired, prune: config.prune() };
     let actual = scope.observe()?;
-    Ok((host, actual))
+    Ok(Scenery { host, actual, desired })
 }
 
 fn directories(config: &Config, host: &Host, desired: &Desired) -> Vec<PathBuf> {
@@ -137,6 +207,7 @@ fn directories(config: &Config, host: &Host, desired: &Desired) -> Vec<PathBuf> 
 }
 
 const BEGUN: &str = "begun";
+const HELD: &str = "held.json";
 
 /// The digest of the document whose first round is over: its `allow_removals` has counted, across restarts.
 pub(crate) fn begun(state_dir: &Path) -> Option<String> {

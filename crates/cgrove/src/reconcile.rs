@@ -217,7 +217,14 @@ impl Reconciler {
                     }
                 }
                 Outcome::AlreadySo => {}
-                Outcome::Failed { fault } if fault.vanished() => self.dirty = true,
+                // The group went away meanwhile: look again. A device or file that is missing is a failure like others.
+                Outcome::Failed { fault }
+                    if action.op != Op::Create
+                        && fault.vanished()
+                        && !fault.path.parent().is_some_and(std::path::Path::is_dir) =>
+                {
+                    self.dirty = true;
+                }
                 Outcome::Failed { fault } => failures.push(failure(action, fault.to_string())),
             }
         }

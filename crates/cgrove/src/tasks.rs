@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use cgrove_cgroupfs::attach::{self, Misplaced, Move, Origins};
+use cgrove_cgroupfs::attach::{self, Misplaced, Move, Origins, Scene};
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::{Fault, pidfile, procs};
 use cgrove_core::desired::Desired;
@@ -33,36 +33,53 @@ pub(crate) struct Synced {
     pub(crate) faults: Vec<(Move, Fault)>,
 }
 
-/// Looks, changes nothing.
-pub(crate) fn look(config: &Config, host: &Host, desired: &Desired, origins: &mut Origins) -> Look {
-    let (claims, mut problems) = claims(config, desired);
-    let processes = procs::scan();
-    origins.retain(&processes);
-    let daemon = i32::try_from(std::process::id()).unwrap_or(0);
-    let mut placement = place(&claims, &processes, daemon);
-    problems.append(&mut placement.problems);
-    let misplaced =
-        attach::misplaced(host, config.parent(), desired, &placement, &config.cgroup.policy.protected, origins);
-    Look { placement, misplaced, named: claims.len(), problems }
+/// What a look, and what comes of it, is about.
+pub(crate) struct Subject<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) host: &'a Host,
+    pub(crate) desired: &'a Desired,
+    /// Declared groups that belong to others, as the plan found them.
+    pub(crate) refused: &'a dyn Fn(&str, &GroupPath) -> bool,
 }
 
-/// Moves what is misplaced, until a pass finds nothing new.
-pub(crate) fn sync(config: &Config, host: &Host, desired: &Desired, origins: &mut Origins) -> Synced {
-    let mut moved = 0;
-    let mut faults: Vec<(Move, Fault)> = Vec::new();
-    let mut pass = 0;
-    loop {
-        let look = look(config, host, desired, origins);
-        let refused =
-            |m: &Move| faults.iter().any(|(f, _)| (f.pid, f.start, &f.hierarchy) == (m.pid, m.start, &m.hierarchy));
-        let moves: Vec<Move> = look.misplaced.moves.iter().filter(|m| !refused(m)).cloned().collect();
-        pass += 1;
-        if moves.is_empty() || pass > PASSES {
-            return Synced { look, moved, faults };
+impl Subject<'_> {
+    /// Looks, changes nothing.
+    pub(crate) fn look(&self, origins: &mut Origins) -> Look {
+        let (claims, mut problems) = claims(self.config, self.desired);
+        let processes = procs::scan();
+        origins.retain(&processes);
+        let daemon = i32::try_from(std::process::id()).unwrap_or(0);
+        let mut placement = place(&claims, &processes, daemon);
+        problems.append(&mut placement.problems);
+        let scene = Scene {
+            host: self.host,
+            identity: &self.config.cgroup.identity,
+            desired: self.desired,
+            protected: &self.config.cgroup.policy.protected,
+            refused: self.refused,
+        };
+        let misplaced = scene.misplaced(&placement, origins);
+        Look { placement, misplaced, named: claims.len(), problems }
+    }
+
+    /// Moves what is misplaced, until a pass finds nothing new.
+    pub(crate) fn sync(&self, origins: &mut Origins) -> Synced {
+        let mut moved = BTreeSet::new();
+        let mut faults: Vec<(Move, Fault)> = Vec::new();
+        let mut pass = 0;
+        loop {
+            let look = self.look(origins);
+            let same = |f: &Move, m: &Move| (f.pid, f.start, &f.hierarchy) == (m.pid, m.start, &m.hierarchy);
+            let refused = |m: &Move| faults.iter().any(|(f, _)| same(f, m));
+            let moves: Vec<Move> = look.misplaced.moves.iter().filter(|m| !refused(m)).cloned().collect();
+            pass += 1;
+            if moves.is_empty() || pass > PASSES {
+                return Synced { look, moved: moved.len(), faults };
+            }
+            let result = attach::run(self.host, self.config.parent(), &moves);
+            moved.extend(result.done);
+            faults.extend(result.faults);
         }
-        let result = attach::run(host, config.parent(), &moves);
-        moved += result.done;
-        faults.extend(result.faults);
     }
 }
 
@@ -75,7 +92,9 @@ fn claims(config: &Config, desired: &Desired) -> (Vec<Claim>, Vec<String>) {
         for pattern in group.pid_files.iter().chain(&more) {
             for file in expand(pattern) {
                 match pidfile::read(&file, config.tasks.follow_symlinks) {
-                    Ok(pid) => claims.push(Claim { group: path.clone(), pid, source: file.display().to_string() }),
+                    Ok((pid, start)) => {
+                        claims.push(Claim { group: path.clone(), pid, start, source: file.display().to_string() });
+                    }
                     Err(why) => problems.push(format!("{}: {why} ({path})", file.display())),
                 }
             }

@@ -42,6 +42,8 @@ pub struct Hierarchy {
     pub at_root: bool,
     /// The managed parent's directory exists.
     pub present: bool,
+    /// A group was there to list `files` from; else some of a group's files may be unknown.
+    pub complete: bool,
     /// Names of the knob files that groups here have.
     pub files: BTreeSet<String>,
     /// What a parent directory yet to be made would inherit: cpuset files of the nearest directory that exists.

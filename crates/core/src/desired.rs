@@ -24,7 +24,7 @@ pub struct Group {
     /// Typed knobs by their name in the document.
     pub knobs: BTreeMap<&'static str, Value>,
     /// Raw files: name and text, written as they are.
-    pub files: BTreeMap<String, String>,
+    pub files: IndexMap<String, String>,
     /// Where its processes come from: paths and globs of pid files.
     pub pid_files: Vec<String>,
     /// Memory limits may go below what is in use.
@@ -53,6 +53,17 @@ impl Desired {
     /// The groups that a hierarchy with `controllers` should have.
     pub fn groups_in(&self, controllers: ControllerSet) -> impl Iterator<Item = (&GroupPath, &Group)> {
         self.groups.iter().filter(move |(_, g)| g.controllers.intersects(controllers))
+    }
+
+    /// The same tree, held by the hierarchies of `more` as well.
+    #[must_use]
+    pub fn also_in(&self, more: ControllerSet) -> Self {
+        let mut out = self.clone();
+        out.controllers = out.controllers.union(more);
+        for group in out.groups.values_mut() {
+            group.controllers = group.controllers.union(more);
+        }
+        out
     }
 
     /// The paths that a bare name, or a path, means; document order.

@@ -15,7 +15,7 @@ pub use write::{to_by_controller, to_by_group};
 use crate::desired::Desired;
 use crate::ids::{GroupPath, MAX_DEPTH, check_name};
 use crate::json::{self, Json};
-use crate::knobs::{KNOBS, Knob, find, parse_value};
+use crate::knobs::{KNOBS, Knob, Side, find, parse_value};
 
 /// Longest document, bytes (ZooKeeper's own default limit).
 pub const MAX_BYTES: usize = 1 << 20;
@@ -77,7 +77,7 @@ fn read_knob(
 
 /// Two spellings of one tunable on one group cannot both hold.
 fn check_twins(at: &Place, group: &crate::desired::Group) -> Result<(), DocumentError> {
-    const TWINS: [&[&str]; 9] = [
+    const TWINS: [&[&str]; 12] = [
         &["cpu.weight", "cpu.shares"],
         &["cpu.max", "cpu.cfs_quota_us"],
         &["cpu.max", "cpu.cfs_period_us"],
@@ -86,7 +86,10 @@ fn check_twins(at: &Place, group: &crate::desired::Group) -> Result<(), Document
         &["memory.swap.max", "memory.memsw.limit_in_bytes"],
         &["io.weight", "io.bfq.weight", "blkio.weight", "blkio.bfq.weight"],
         &["cgroup.freeze", "freezer.state"],
-        &["io.max", "blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device"],
+        &["io.max", "blkio.throttle.read_bps_device"],
+        &["io.max", "blkio.throttle.write_bps_device"],
+        &["io.max", "blkio.throttle.read_iops_device"],
+        &["io.max", "blkio.throttle.write_iops_device"],
     ];
     for twins in TWINS {
         let named: Vec<_> = twins.iter().filter(|k| group.knobs.contains_key(*k)).collect();
@@ -95,8 +98,16 @@ fn check_twins(at: &Place, group: &crate::desired::Group) -> Result<(), Document
         }
     }
     for file in group.files.keys() {
-        if group.knobs.contains_key(file.as_str()) {
-            return Err(at.refuse(file.clone(), "this file is set by a knob as well; keep one".into()));
+        let writes = |knob: &&Knob| {
+            let targets = [knob.v1, knob.v2].into_iter().filter_map(|side| match side {
+                Side::Files(files) => Some(files),
+                _ => None,
+            });
+            let also = knob.name == "blkio.weight" && file == "blkio.bfq.weight";
+            knob.name == file || also || targets.flatten().any(|target| target == file)
+        };
+        if let Some(knob) = group.knobs.keys().filter_map(|k| find(k)).find(writes) {
+            return Err(at.refuse(file.clone(), format!("the knob {} sets this file as well; keep one", knob.name)));
         }
     }
     Ok(())

@@ -24,6 +24,8 @@ pub type Processes = HashMap<i32, Process>;
 pub struct Claim {
     pub group: GroupPath,
     pub pid: i32,
+    /// Start time of the process that was meant when the source was read.
+    pub start: u64,
     /// The pid file, for messages.
     pub source: String,
 }
@@ -54,6 +56,7 @@ pub fn place(claims: &[Claim], processes: &Processes, daemon: i32) -> Placement 
             _ if claim.pid == daemon => Some("is the daemon itself"),
             None => Some("does not run"),
             Some(p) if p.kernel => Some("is a kernel thread"),
+            Some(p) if p.start != claim.start => Some("belongs to another process by now"),
             Some(_) => None,
         };
         if let Some(why) = refusal {
@@ -145,7 +148,7 @@ mod tests {
     }
 
     fn claim(group: &str, pid: i32) -> Claim {
-        Claim { group: GroupPath::parse(group).unwrap(), pid, source: format!("/run/{pid}.pid") }
+        Claim { group: GroupPath::parse(group).unwrap(), pid, start: 1, source: format!("/run/{pid}.pid") }
     }
 
     fn pids(placement: &Placement, group: &str) -> Vec<i32> {
@@ -174,6 +177,8 @@ mod tests {
         let table = processes(&[(2, 0), (10, 1), (11, 10)]);
         let placement = place(&[claim("/a", 2), claim("/a", 10), claim("/a", 77)], &table, 10);
         assert_eq!((placement.problems.len(), pids(&placement, "/a").len()), (3, 0));
+        let reused = Claim { start: 7, ..claim("/a", 11) };
+        assert!(place(&[reused], &table, 99).problems[0].contains("another process"));
         // The daemon stays even when an ancestor is named; its own children are that ancestor's descendants.
         let placement = place(&[claim("/a", 10)], &processes(&[(10, 1), (11, 10), (12, 11)]), 11);
         assert_eq!(pids(&placement, "/a"), [10, 12]);

@@ -8,6 +8,7 @@ mod prune;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod within;
 
 use std::collections::BTreeSet;
 
@@ -49,6 +50,8 @@ pub struct Approval {
     pub digests: BTreeSet<String>,
     /// Removals approved earlier and not finished yet.
     pub removals: BTreeSet<Removal>,
+    /// Removals held earlier: the tree has changed since, but they still wait.
+    pub held: BTreeSet<Removal>,
 }
 
 /// One group of one hierarchy to be removed.
@@ -61,6 +64,9 @@ pub struct Plan {
     pub notes: Vec<Note>,
     /// Present when removals were large enough to ask; says whether they were approved.
     pub guard: Option<Guard>,
+    /// Declared subtrees, by hierarchy, that belong to others: no process may be put there either.
+    #[serde(skip)]
+    pub refused: Vec<Removal>,
 }
 
 /// One step on one group of one hierarchy.
@@ -131,6 +137,11 @@ impl Plan {
     /// Nothing to do and nothing waiting.
     pub fn is_empty(&self) -> bool {
         self.actions.is_empty()
+    }
+
+    /// Is the group of that hierarchy refused, or below a refused one?
+    pub fn refuses(&self, hierarchy: &str, group: &GroupPath) -> bool {
+        self.refused.iter().any(|(h, p)| h == hierarchy && (p == group || group.is_below(p)))
     }
 
     /// Names the plan: 16 hex digits over its serialised actions.

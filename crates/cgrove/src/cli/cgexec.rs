@@ -103,7 +103,7 @@ fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) 
 /// Creates these groups and what is above them, nothing else.
 fn make<'a>(config: &Config, desired: &Desired, paths: impl Iterator<Item = &'a GroupPath>) -> Result<(), Exit> {
     let wanted: Vec<GroupPath> = paths.flat_map(|p| std::iter::once(p.clone()).chain(p.ancestors())).collect();
-    let (host, actual) = engine::observe(config, desired)?;
+    let engine::Scenery { host, actual, .. } = engine::observe(config, desired)?;
     let plan = plan(desired, &actual, &config.cgroup.policy, &Approval::default());
     // A group comes with its knobs: without them a process could run unlimited for a moment.
     let fresh =

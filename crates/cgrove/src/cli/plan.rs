@@ -1,6 +1,6 @@
 //! `cgrove plan` and `cgrove apply`: what would change, and what did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use cgrove_cgroupfs::apply::Outcome;
 use cgrove_cgroupfs::attach::{Move, Origins};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::plan::{self as core, Action, Approval, Op, Plan, Prune};
+use cgrove_core::plan::{self as core, Action, Op, Plan, Prune};
 use serde_json::json;
 
 use super::args::Args;
 use super::document::{self, Found};
 use crate::config::{self, Config};
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, Scenery};
 use crate::exit::{self, Exit};
 use crate::source::last_good;
-use crate::tasks;
+use crate::tasks::Subject;
 use crate::term::{self, Paint};
 
 /// `cgrove plan`: reads everything, changes nothing.
@@ -98,7 +98,7 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
         term::out(&format!(
             "Applied: {} done, {failed} failed, {} moved.",
             round.outcomes.len() - failed.min(round.outcomes.len()),
-            round.tasks.moved
+            count(round.tasks.moved, "process", "processes")
         ));
     }
     Ok(if failed > 0 { 69 } else { 0 })
@@ -131,10 +131,12 @@ fn config_or_default(args: &Args, tree: Option<&str>) -> Result<Arc<Config>, Exi
 }
 
 fn compute(config: &Config, desired: &Desired, previous: Option<String>) -> Result<(Plan, Vec<Move>), Exit> {
-    let (host, actual) = engine::observe(config, desired)?;
-    let approval = Approval { previous, digests: engine::approvals(&config.tree.state_dir), ..Approval::default() };
-    let plan = core::plan(desired, &actual, &config.cgroup.policy, &approval);
-    let look = tasks::look(config, &host, desired, &mut Origins::default());
+    let Scenery { host, actual, desired } = engine::observe(config, desired)?;
+    let approval = engine::approval(config, previous, BTreeSet::new());
+    let plan = core::plan(&desired, &actual, &config.cgroup.policy, &approval);
+    let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
+    let subject = Subject { config, host: &host, desired: &desired, refused: &refused };
+    let look = subject.look(&mut Origins::default());
     Ok((plan, look.misplaced.moves))
 }
 
@@ -250,7 +252,7 @@ fn shorten(text: &str) -> String {
 }
 
 fn count_moves(moves: &[Move]) -> BTreeMap<&GroupPath, String> {
-    let mut pids: BTreeMap<&GroupPath, std::collections::BTreeSet<i32>> = BTreeMap::new();
+    let mut pids: BTreeMap<&GroupPath, BTreeSet<i32>> = BTreeMap::new();
     for step in moves {
         pids.entry(&step.group).or_default().insert(step.pid);
     }
@@ -267,7 +269,7 @@ fn summary(plan: &Plan, moves: &[Move], paint: Paint) -> String {
         return paint.green("Nothing to change.");
     }
     let paths = |wanted: fn(&Op) -> bool| {
-        let set: std::collections::BTreeSet<_> = plan.due().filter(|a| wanted(&a.op)).map(|a| &a.group).collect();
+        let set: BTreeSet<_> = plan.due().filter(|a| wanted(&a.op)).map(|a| &a.group).collect();
         set.len()
     };
     let writes = plan.due().filter(|a| matches!(&a.op, Op::Write(w) if w.want.is_some())).count();
@@ -280,7 +282,7 @@ fn summary(plan: &Plan, moves: &[Move], paint: Paint) -> String {
     if held > 0 {
         parts.push(format!("{held} held"));
     }
-    let pids: std::collections::BTreeSet<_> = moves.iter().map(|m| m.pid).collect();
+    let pids: BTreeSet<_> = moves.iter().map(|m| m.pid).collect();
     if !pids.is_empty() {
         parts.push(format!("{} to move", count(pids.len(), "process", "processes")));
     }
@@ -292,7 +294,7 @@ mod tests {
     use super::*;
     use cgrove_core::actual::{Actual, Group, Hierarchy, MARK_FORMAT, Machine, Mark, Marked, Version};
     use cgrove_core::ids::Controller;
-    use cgrove_core::plan::Policy;
+    use cgrove_core::plan::{Approval, Policy};
 
     fn node() -> Actual {
         let p = |s| GroupPath::parse(s).unwrap();
@@ -309,6 +311,7 @@ mod tests {
             controllers: [controller].into_iter().collect(),
             at_root: true,
             present: true,
+            complete: true,
             files: files.iter().map(|f| (*f).to_owned()).collect(),
             above: BTreeMap::new(),
             groups: groups.clone().into(),

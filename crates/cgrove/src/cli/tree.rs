@@ -29,7 +29,7 @@ struct Node {
 pub(super) fn run(args: &Args) -> Result<u8, Exit> {
     let config = document::load(args)?;
     let desired = document::in_force(&config)?;
-    let (host, actual) = engine::observe(&config, &desired)?;
+    let engine::Scenery { host, actual, .. } = engine::observe(&config, &desired)?;
     let nodes = merge(&config, &host, &desired, &actual);
     if args.global.json() {
         let list: Vec<_> = nodes
@@ -66,7 +66,7 @@ fn merge(
             if let Some(mark) = group.ours() {
                 node.ours = true;
                 // What follows the parent by itself is no setting.
-                let set = mark.files.iter().filter(|(_, set)| !set.want.starts_with('='));
+                let set = mark.files.iter().filter(|(_, set)| set.want != "=parent");
                 let values = set
                     .filter_map(|(file, _)| Some((file.clone(), group.values.get(file)?.trim().replace('\n', ", "))));
                 node.knobs.extend(values);

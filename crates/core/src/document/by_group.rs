@@ -210,6 +210,16 @@ mod tests {
             error(r#"{"groups": {"a": {"knobs": {"cpu.shares": 5, "cpu.weight": 5}}}}"#)
                 .contains("two names of one knob")
         );
+        assert!(
+            error(r#"{"groups": {"a": {"knobs": {"cpu.weight": 5}, "files": {"cpu.shares": "5"}}}}"#)
+                .contains("keep one")
+        );
+        assert!(
+            error(r#"{"groups": {"a": {"knobs": {"io.max": {}, "blkio.throttle.read_iops_device": {}}}}}"#)
+                .contains("keep one")
+        );
+        let both = r#"{"groups": {"a": {"knobs": {"blkio.throttle.read_bps_device": {}, "blkio.throttle.write_bps_device": {}}}}}"#;
+        assert!(parse(both.as_bytes()).is_ok());
         assert!(error(r#"{"groups": {"a": {"pid_files": ["x"]}}}"#).contains("absolute"));
         assert!(error(r#"{"groups": {"a": {"files": {"cgroup.procs": "1"}}}}"#).contains("not taken"));
         assert!(error(r#"{"groups": {}, "allow_removals": true}"#).contains("16 hex digits"));

@@ -48,7 +48,7 @@ pub fn resolve_v1(
     has: &dyn Fn(&str) -> bool,
 ) -> Resolved {
     let mut out = Resolved::default();
-    let idle = settings.get("cpu.idle") == Some(&Value::Flag(true));
+    let idle = settings.get("cpu.idle") == Some(&Value::Flag(true)) && has("cpu.idle");
     for (name, value) in settings {
         let Some(knob) = find(name) else { continue };
         if idle && matches!(*name, "cpu.weight" | "cpu.shares") {
@@ -121,7 +121,10 @@ fn wants(
         ("memory.swap.max", value) => {
             let memory = settings.get("memory.max").or_else(|| settings.get("memory.limit_in_bytes"));
             match (memory.map(|m| byte_count(m, machine)), byte_count(value, machine)) {
-                (_, None) | (Some(None), _) => vec![Some(Want::Bytes(None))],
+                (_, None) => vec![Some(Want::Bytes(None))],
+                (Some(None), Some(_)) => {
+                    return Err("v1 cannot limit swap alone: memory.max is unlimited on this group".into());
+                }
                 (Some(Some(memory)), Some(swap)) => vec![Some(Want::Bytes(memory.checked_add(swap)))],
                 (None, Some(_)) => {
                     return Err("v1 limits memory and swap together: set memory.max on the same group".into());
@@ -135,7 +138,7 @@ fn wants(
             })
             .collect(),
         (_, Value::Rates(rates)) => vec![Some(Want::Rates(rates.clone()))],
-        ("cpu.cfs_quota_us", Value::Int(q)) => vec![limit(Some(*q).filter(|q| *q >= 0), "-1")],
+        ("cpu.cfs_quota_us" | "cpu.rt_runtime_us", Value::Int(q)) => vec![limit(Some(*q).filter(|q| *q >= 0), "-1")],
         ("memory.oom_control", Value::Flag(f)) => vec![Some(Want::FirstLine(i64::from(*f).to_string()))],
         ("cgroup.freeze" | "freezer.state", Value::Flag(f)) => vec![Some(Want::State(*f))],
         (_, Value::Ids(ids)) => vec![Some(Want::Ids(ids.clone()))],

@@ -33,7 +33,8 @@ pub fn plan(desired: &Desired, actual: &Actual, policy: &Policy, approval: &Appr
         plan.actions.extend(steps.in_order());
         let declared: BTreeSet<&GroupPath> = desired.groups_in(hierarchy.controllers).map(|(p, _)| p).collect();
         let mut gone = prune(hierarchy, &declared, policy, &mut plan.notes);
-        gone.retain(|a| !refused.iter().any(|r| *r == a.group || a.group.is_below(r)));
+        plan.refused.extend(refused.into_iter().map(|path| (hierarchy.label.clone(), path)));
+        gone.retain(|a| !plan.refuses(&a.hierarchy, &a.group));
         removals.extend(gone);
     }
     plan.guard = guard(desired, &concerned, approval, &mut removals);

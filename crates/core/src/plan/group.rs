@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::steps::Steps;
+use super::within::{self, Bandwidth};
 use super::{Action, Op, Policy, Write};
 use crate::actual::{self, Hierarchy, Machine, Mark, Marked};
 use crate::desired;
@@ -12,6 +13,8 @@ use crate::knobs::{IdSet, Unset, Want, find, parse_rates, resolve_v1};
 
 /// v1 cpusets start empty and accept no process until both are filled.
 pub(super) const INHERITED: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+/// How a mark tells a raw file, which is not undone, from a knob.
+const RAW: &str = "=raw ";
 /// What a mark says of a cpuset file that follows the parent.
 const FOLLOWS: &str = "=parent";
 
@@ -58,7 +61,8 @@ impl GroupPlan<'_> {
             }
         }
         let mut adopt = Vec::new();
-        let mut narrows = Vec::new();
+        let (mut widens, mut narrows) = (Vec::new(), Vec::new());
+        let bandwidth = bandwidth(&files, existing);
         for file in files {
             let now = existing.map(|g| g.values.get(&file.file).map_or("", String::as_str));
             if let Some(now) = now
@@ -67,17 +71,17 @@ impl GroupPlan<'_> {
                 self.take_over(file, mark, &mut adopt, &mut forget);
                 continue;
             }
-            self.write(file, existing, &mut steps.widens, &mut narrows);
+            self.write(file, existing, bandwidth, &mut widens, &mut narrows);
         }
-        keep_bandwidth_together(&mut steps.widens, &mut narrows, self.path);
-        sort_within_group(&mut steps.widens, self.path, false);
-        sort_within_group(&mut narrows, self.path, true);
+        hold_memsw_with_memory(&mut narrows);
+        within::sort(&mut widens, false);
+        within::sort(&mut narrows, true);
         let unmarked = existing.is_some_and(|g| g.mark == Marked::No);
-        let tuned =
-            !adopt.is_empty() || !narrows.is_empty() || steps.widens.last().is_some_and(|a| a.group == *self.path);
+        let tuned = !adopt.is_empty() || !narrows.is_empty() || !widens.is_empty();
         if (unmarked && tuned && !self.path.is_root()) || !adopt.is_empty() {
             steps.creates.push(Action::new(self.hierarchy, self.path, Op::Adopt { files: adopt }));
         }
+        steps.widens.append(&mut widens);
         for file in forget {
             steps.widens.push(Action::new(self.hierarchy, self.path, Op::Forget { file }));
         }
@@ -113,12 +117,12 @@ impl GroupPlan<'_> {
                 .next()
                 .and_then(Controller::parse)
                 .is_some_and(|c| self.hierarchy.controllers.contains(c));
-            if here && has(name) {
+            if here && (has(name) || !self.hierarchy.complete) {
                 let want = Want::Text(text.trim().into());
                 files.push(FilePlan {
                     file: name.clone(),
                     knob: name.clone(),
-                    record: Some(record(&want)),
+                    record: Some(format!("{RAW}{}", record(&want))),
                     want,
                     because: Some("raw".into()),
                 });
@@ -139,7 +143,9 @@ impl GroupPlan<'_> {
             if resolved.suppressed.contains(&file.as_str()) || (INHERITED.contains(&file.as_str())) {
                 continue;
             }
-            match find(file).map_or(Unset::Stays, |k| k.unset).want(file, &set.want, self.parents_value(file)) {
+            let raw = set.want.starts_with(RAW);
+            let unset = find(file).filter(|_| !raw).map_or(Unset::Stays, |k| k.unset);
+            match unset.want(file, &set.want, self.parents_value(file)) {
                 Some(want) if has(file) => {
                     let because = Some("no longer in the document: default".into());
                     files.push(FilePlan { file: file.clone(), knob: file.clone(), want, record: None, because });
@@ -216,13 +222,15 @@ impl GroupPlan<'_> {
         &self,
         file: FilePlan,
         existing: Option<&actual::Group>,
+        bandwidth: Option<Ordering>,
         widens: &mut Vec<Action>,
         narrows: &mut Vec<Action>,
     ) {
         let from = existing.map(|g| g.values.get(&file.file).map_or("", String::as_str).trim().to_owned());
         let default = find(&file.file).map_or("", |k| k.default);
         let now = from.as_deref().unwrap_or(if matches!(file.want, Want::Ids(_)) { "" } else { default });
-        let width = file.want.width(now);
+        let is_bandwidth = matches!(file.file.as_str(), "cpu.cfs_quota_us" | "cpu.cfs_period_us");
+        let width = if is_bandwidth { bandwidth } else { file.want.width(now) };
         let held = self.reclaims(&file, existing, width);
         let op = |to: Vec<String>, want: Option<Want>| {
             Op::Write(Write {
@@ -260,56 +268,32 @@ impl GroupPlan<'_> {
     }
 }
 
-/// Quota and period are one limit: the period is written in the quota's phase.
-fn keep_bandwidth_together(widens: &mut Vec<Action>, narrows: &mut Vec<Action>, path: &GroupPath) {
-    let writes = |a: &Action, file: &str| a.group == *path && matches!(&a.op, Op::Write(w) if w.file == file);
-    let period = widens.iter().position(|a| writes(a, "cpu.cfs_period_us"));
-    if let Some(i) = period
-        && narrows.iter().any(|a| writes(a, "cpu.cfs_quota_us"))
-    {
-        narrows.push(widens.remove(i));
-    }
-}
-
-/// The order that the kernel wants within one group: `cpu.idle` before the weight, memsw above memory at all
-/// times, and of quota and period first the one that makes the ratio smaller on the way.
-fn sort_within_group(actions: &mut [Action], path: &GroupPath, narrowing: bool) {
-    let start = actions.iter().position(|a| a.group == *path).unwrap_or(actions.len());
-    let period_first = period_grows(&actions[start..]);
-    let rank = |a: &Action| match &a.op {
-        Op::Write(w) => match w.file.as_str() {
-            "cpu.idle" => 0,
-            "cpu.cfs_period_us" => {
-                if period_first {
-                    1
-                } else {
-                    3
-                }
-            }
-            "cpu.cfs_quota_us" => 2,
-            "memory.memsw.limit_in_bytes" => {
-                if narrowing {
-                    3
-                } else {
-                    1
-                }
-            }
-            "memory.limit_in_bytes" => 2,
-            _ => 2,
-        },
-        _ => 0,
+/// Quota and period are one limit: whether it widens, both together.
+fn bandwidth(files: &[FilePlan], existing: Option<&actual::Group>) -> Option<Ordering> {
+    let now = |name: &str| existing.and_then(|g| g.values.get(name)).and_then(|v| v.trim().parse::<i64>().ok());
+    let wanted =
+        |name: &str| files.iter().find(|f| f.file == name).map(|f| f.want.writes("").concat().parse::<i64>().ok());
+    let (quota, period) = (now("cpu.cfs_quota_us"), now("cpu.cfs_period_us"));
+    let old = Bandwidth {
+        quota: quota.filter(|q| *q > 0),
+        period: period.filter(|p| *p > 0).unwrap_or(Bandwidth::UNLIMITED.period),
     };
-    actions[start..].sort_by_key(rank);
+    let new = Bandwidth {
+        quota: wanted("cpu.cfs_quota_us").map_or(old.quota, |q| q.filter(|q| *q > 0)),
+        period: wanted("cpu.cfs_period_us").flatten().unwrap_or(old.period),
+    };
+    Some(new.cmp(old))
 }
 
-fn period_grows(actions: &[Action]) -> bool {
-    actions.iter().any(|a| match &a.op {
-        Op::Write(w) if w.file == "cpu.cfs_period_us" => {
-            let now: u64 = w.from.as_deref().unwrap_or("100000").parse().unwrap_or(100_000);
-            w.to.first().and_then(|t| t.parse::<u64>().ok()).is_some_and(|new| new >= now)
-        }
-        _ => false,
-    })
+/// While the memory limit waits, memory + swap cannot go below it.
+fn hold_memsw_with_memory(narrows: &mut [Action]) {
+    let writes = |a: &Action, file: &str| matches!(&a.op, Op::Write(w) if w.file == file);
+    if !narrows.iter().any(|a| writes(a, "memory.limit_in_bytes") && a.held.is_some()) {
+        return;
+    }
+    for action in narrows.iter_mut().filter(|a| writes(a, "memory.memsw.limit_in_bytes") && a.held.is_none()) {
+        action.held = Some("waits for memory.limit_in_bytes, which is held".into());
+    }
 }
 
 /// The group's knobs that belong to this hierarchy.

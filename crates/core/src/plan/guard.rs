@@ -34,7 +34,8 @@ pub(super) fn guard(
         .map(|a| (a.hierarchy.clone(), a.group.clone()))
         .collect();
     let going: BTreeSet<&GroupPath> = due.iter().map(|(_, path)| path).collect();
-    let why = reason(desired, hierarchies, &going)?;
+    let waiting = || (!due.is_disjoint(&approval.held)).then(|| "held earlier and not approved since".to_owned());
+    let why = reason(desired, hierarchies, &going).or_else(waiting)?;
     let listing: String = due.iter().map(|(h, p)| format!("{h} {p}\n")).collect();
     let digest = crate::document::digest(format!("{}\n{listing}", desired.digest).as_bytes());
     let by_document = desired.allow_removals.is_some() && desired.allow_removals == approval.previous;
@@ -54,15 +55,13 @@ fn reason(desired: &Desired, hierarchies: &[&Hierarchy], going: &BTreeSet<&Group
     if desired.groups.is_empty() {
         return Some("the document is empty".into());
     }
-    let existing = |ours: bool| -> BTreeSet<&GroupPath> {
-        let groups = hierarchies.iter().flat_map(|h| &h.groups);
-        groups.filter(|(p, g)| !p.is_root() && (!ours || g.ours().is_some())).map(|(p, _)| p).collect()
-    };
-    let managed = existing(true);
-    if !managed.is_empty() && managed.is_subset(going) {
+    let existing = || hierarchies.iter().flat_map(|h| &h.groups).filter(|(path, _)| !path.is_root());
+    let managed: BTreeSet<&GroupPath> = existing().filter(|(_, g)| g.ours().is_some()).map(|(path, _)| path).collect();
+    // What stays for other reasons (protected, frozen) does not make it a smaller change.
+    if !managed.is_empty() && !managed.iter().any(|path| desired.groups.contains_key(*path)) {
         return Some(format!("every managed group would go ({} of them)", managed.len()));
     }
-    let all = existing(false).len();
+    let all = existing().map(|(path, _)| path).collect::<BTreeSet<_>>().len();
     let most = 3.max(all / 2);
     (going.len() > most).then(|| format!("{} of {all} groups would go, more than {most}", going.len()))
 }

@@ -23,6 +23,7 @@ fn hierarchy(label: &str) -> Hierarchy {
         controllers,
         at_root: true,
         present: true,
+        complete: true,
         files,
         above: BTreeMap::new(),
         groups: [(GroupPath::root(), root)].into(),
@@ -221,7 +222,7 @@ fn memsw_goes_before_the_limit_up_and_after_it_down() {
     let down = ["memory /a memory.limit_in_bytes=2097152", "memory /a memory.memsw.limit_in_bytes=3145728"];
     assert_eq!(lines(&run(doc, &now("9223372036854771712", "9223372036854771712", "0"), &policy)), down);
     // Below what is in use: held.
-    let held = ["[memory /a memory.limit_in_bytes=2097152]", "memory /a memory.memsw.limit_in_bytes=3145728"];
+    let held = ["[memory /a memory.limit_in_bytes=2097152]", "[memory /a memory.memsw.limit_in_bytes=3145728]"];
     assert_eq!(lines(&run(doc, &now("4194304", "9223372036854771712", "3000000"), &policy)), held);
 }
 
@@ -364,4 +365,46 @@ fn throttle_rules_touch_only_our_devices() {
         [format!("blkio /a {file}=8:0 7;8:16 0")]
     );
     assert_eq!(lines(&run(&doc("{}"), &actual, &Policy::default())), [format!("blkio /a {file}=8:0 0;8:16 0")]);
+}
+
+#[test]
+fn what_is_held_stays_held_when_the_tree_grows() {
+    let doc = r#"{"cpu": {"sub_cgroup": {"n0": {}, "n1": {}, "n2": {}, "n3": {}, "n4": {}, "n5": {}}}}"#;
+    let desired = parse(doc.as_bytes()).unwrap();
+    let mut groups = many(4);
+    let at = |groups: &[(String, Group)], approval: &Approval| {
+        let groups: Vec<_> = groups.iter().map(|(p, g)| (p.as_str(), g.clone())).collect();
+        plan(&desired, &with("cpu,cpuacct", &groups), &Policy::default(), approval)
+    };
+    let first = at(&groups, &Approval::default());
+    assert!(!first.guard.as_ref().unwrap().approved);
+    let held =
+        first.actions.iter().filter(|a| a.op == Op::Remove).map(|a| (a.hierarchy.clone(), a.group.clone())).collect();
+    groups.extend((0..6).map(|i| (format!("/n{i}"), ours(&[], &[]))));
+    let second = at(&groups, &Approval { held, ..Approval::default() });
+    assert_eq!(second.due().count(), 0, "{:?}", lines(&second));
+    // Its digest is the same, so that an operator's approval is not outrun.
+    assert_eq!(second.guard.unwrap().digest, first.guard.unwrap().digest);
+}
+
+#[test]
+fn a_narrower_ratio_goes_children_first_even_with_a_larger_quota() {
+    let doc = r#"{"groups": {"a": {"knobs": {"cpu.max": "60000 200000"}, "groups": {"b": {"knobs": {"cpu.max": "60000 200000"}}}}}, "controllers": ["cpu"]}"#;
+    let set = [("cpu.cfs_quota_us", "x"), ("cpu.cfs_period_us", "x")];
+    let now = || ours(&[("cpu.cfs_quota_us", "50000"), ("cpu.cfs_period_us", "100000")], &set);
+    let plan = run(doc, &with("cpu,cpuacct", &[("/a", now()), ("/a/b", now())]), &Policy::default());
+    let order: Vec<_> = plan.actions.iter().map(|a| a.group.as_str()).collect();
+    assert_eq!(order, ["/a/b", "/a/b", "/a", "/a"]);
+}
+
+#[test]
+fn raw_files_are_taken_off_the_mark_and_left() {
+    let doc = |files: &str| format!(r#"{{"groups": {{"a": {{{files}}}}}, "controllers": ["cpu"]}}"#);
+    let raw = r#""files": {"cpu.shares": "5"}"#;
+    let plan = run(&doc(raw), &with("cpu,cpuacct", &[]), &Policy::default());
+    let Op::Write(write) = &plan.actions[1].op else { panic!() };
+    let set = write.record.clone().unwrap();
+    let actual = with("cpu,cpuacct", &[("/a", ours(&[("cpu.shares", "5")], &[("cpu.shares", &set)]))]);
+    assert!(run(&doc(raw), &actual, &Policy::default()).is_empty());
+    assert_eq!(lines(&run(&doc(""), &actual, &Policy::default())), ["cpu,cpuacct /a forget cpu.shares"]);
 }
