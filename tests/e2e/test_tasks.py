@@ -48,6 +48,9 @@ def test_a_pid_file_that_appears_is_seen_at_once(node, processes):
     sleeper = processes("sleep", "600")
     node.write_tree(cpu_tree({"a": 5}))
     node.configure(tasks={"interval": "1h"}, pid_files={"a": str(node.directory / "later.pid")}).start()
+    # Once the start's own rounds are over, only the file itself can tell.
+    eventually(lambda: node.status()["plan"]["rounds"] >= 2)
+    time.sleep(1.5)
     node.pid_file("later.pid", sleeper.pid)
     eventually(lambda: at(node, sleeper.pid, "/a"), timeout=3)
 

@@ -1,5 +1,7 @@
 //! Desired tree back to a document, in either form, saying what the other form cannot say.
 
+use std::collections::HashMap;
+
 use crate::desired::{Desired, Form, Group};
 use crate::ids::{Controller, GroupPath};
 use crate::json::Json;
@@ -24,7 +26,8 @@ pub fn to_by_group(desired: &Desired) -> (Json, Vec<String>) {
             changes.push("usage replies name blkio as io".into());
         }
     }
-    let groups = children(desired, &GroupPath::root(), &|path, group| by_group_entries(desired, path, group));
+    let tree = Tree::new(desired);
+    let groups = children(&tree, &GroupPath::root(), &|path, group| by_group_entries(&tree, path, group));
     let mut top = vec![("controllers".into(), Json::Array(controllers)), ("groups".into(), Json::Object(groups))];
     if let Some(digest) = &desired.allow_removals {
         top.push(("allow_removals".into(), Json::String(digest.clone())));
@@ -32,7 +35,7 @@ pub fn to_by_group(desired: &Desired) -> (Json, Vec<String>) {
     (Json::Object(top), changes)
 }
 
-fn by_group_entries(desired: &Desired, path: &GroupPath, group: &Group) -> Json {
+fn by_group_entries(tree: &Tree, path: &GroupPath, group: &Group) -> Json {
     let mut entries: Entries = Vec::new();
     let knobs: Entries = group
         .knobs
@@ -52,7 +55,7 @@ fn by_group_entries(desired: &Desired, path: &GroupPath, group: &Group) -> Json 
     if group.allow_reclaim {
         entries.push(("allow_reclaim".into(), Json::Bool(true)));
     }
-    let below = children(desired, path, &|path, group| by_group_entries(desired, path, group));
+    let below = children(tree, path, &|path, group| by_group_entries(tree, path, group));
     if !below.is_empty() {
         entries.push(("groups".into(), Json::Object(below)));
     }
@@ -79,11 +82,12 @@ pub fn to_by_controller(desired: &Desired) -> (Json, Vec<String>) {
         }
     }
     let mut top: Entries = Vec::new();
+    let tree = Tree::new(desired);
     for controller in desired.controllers.iter() {
         let implied = controller == Controller::Cpuacct && desired.controllers.contains(Controller::Cpu);
         if !implied {
-            let tree = conf_children(desired, controller, &GroupPath::root());
-            top.push((controller.v1_name().into(), Json::Object(vec![("sub_cgroup".into(), Json::Object(tree))])));
+            let groups = conf_children(&tree, controller, &GroupPath::root());
+            top.push((controller.v1_name().into(), Json::Object(vec![("sub_cgroup".into(), Json::Object(groups))])));
         }
     }
     if let Some(digest) = &desired.allow_removals {
@@ -92,7 +96,7 @@ pub fn to_by_controller(desired: &Desired) -> (Json, Vec<String>) {
     (Json::Object(top), changes)
 }
 
-fn conf(desired: &Desired, controller: Controller, path: &GroupPath, group: &Group) -> Json {
+fn conf(tree: &Tree, controller: Controller, path: &GroupPath, group: &Group) -> Json {
     let mut entries: Entries = Vec::new();
     let knobs: Entries = group
         .knobs
@@ -110,27 +114,37 @@ fn conf(desired: &Desired, controller: Controller, path: &GroupPath, group: &Gro
     if !knobs.is_empty() {
         entries.push(("conf".into(), Json::Object(knobs)));
     }
-    let below = conf_children(desired, controller, path);
+    let below = conf_children(tree, controller, path);
     if !below.is_empty() {
         entries.push(("sub_cgroup".into(), Json::Object(below)));
     }
     Json::Object(entries)
 }
 
-fn conf_children(desired: &Desired, controller: Controller, parent: &GroupPath) -> Entries {
-    let held = |path: &GroupPath| desired.groups.get(path).is_some_and(|g| g.controllers.contains(controller));
-    let mut below = children(desired, parent, &|path, group| conf(desired, controller, path, group));
-    below.retain(|(name, _)| parent.child(name).is_some_and(|path| held(&path)));
-    below
+fn conf_children(tree: &Tree, controller: Controller, parent: &GroupPath) -> Entries {
+    let below = tree.below.get(parent).into_iter().flatten().filter(|(_, g)| g.controllers.contains(controller));
+    below.map(|(path, group)| (path.name().to_owned(), conf(tree, controller, path, group))).collect()
 }
 
-fn children(desired: &Desired, parent: &GroupPath, write: &dyn Fn(&GroupPath, &Group) -> Json) -> Entries {
-    desired
-        .groups
-        .iter()
-        .filter(|(path, _)| path.up().as_ref() == Some(parent))
-        .map(|(path, group)| (path.name().to_owned(), write(path, group)))
-        .collect()
+/// The groups directly below `parent`, written; found by the map, since documents may have 50,000 of them.
+fn children(tree: &Tree, parent: &GroupPath, write: &dyn Fn(&GroupPath, &Group) -> Json) -> Entries {
+    let below = tree.below.get(parent).into_iter().flatten();
+    below.map(|(path, group)| (path.name().to_owned(), write(path, group))).collect()
+}
+
+/// A desired tree with its groups by parent, in document order.
+struct Tree<'a> {
+    below: HashMap<GroupPath, Vec<(&'a GroupPath, &'a Group)>>,
+}
+
+impl<'a> Tree<'a> {
+    fn new(desired: &'a Desired) -> Self {
+        let mut below: HashMap<GroupPath, Vec<_>> = HashMap::new();
+        for (path, group) in &desired.groups {
+            below.entry(path.up().unwrap_or_else(GroupPath::root)).or_default().push((path, group));
+        }
+        Self { below }
+    }
 }
 
 #[cfg(test)]
