@@ -375,3 +375,18 @@ def test_a_parent_narrows_in_the_same_apply_that_removes_its_wide_child(node):
     node.write_tree(tree("0", {}))
     node.run("apply", check=0)
     assert node.read("cpuset", "/a", "cpuset.cpus") == "0"
+
+
+def test_the_daemons_own_group_stays(node):
+    for i in range(6):
+        node.make("cpu", f"/unknown{i}")
+    node.write_tree(cpu_tree({"a": 5}))
+    node.configure(cgroup={"prune": "none"}).start()
+    (node.make("cpu", "/home/inner") / "cgroup.procs").write_text(str(node.process.pid))
+    node.configure(cgroup={"prune": "all"})
+    node.process.send_signal(1)
+    eventually(lambda: node.status()["plan"]["guard"])
+    node.run("approve", node.status()["plan"]["guard"]["digest"], check=0)
+    eventually(lambda: not node.group("cpu", "/unknown5").exists())
+    assert node.group("cpu", "/home/inner").is_dir()
+    assert kit.place(node.process.pid, "cpu") == f"{node.parent}/home/inner"

@@ -150,6 +150,7 @@ def test_two_nodes_with_one_prefix_do_not_overwrite_each_other(node, redis_serve
     redis_server.client.delete("cgroup_arch/owner")
     eventually(lambda: len(stored(redis_server)) >= 3, timeout=15)
     node.stop()
+    assert redis_server.client.get("cgroup_arch/owner") is None
     node.configure(redis=redis_server, redis_settings={"prefix": "site/{node}"}).start()
     eventually(lambda: stored(redis_server, "site/node-1"))
 

@@ -111,6 +111,7 @@ struct Daemon {
     reconciler: tokio::task::JoinHandle<Result<Option<Engine>, EngineError>>,
     tasks: JoinSet<()>,
     gone: CancellationToken,
+    redis: Option<Redis>,
     sampler: Arc<sampler::Handle>,
     _demo: Option<Demo>,
 }
@@ -137,7 +138,7 @@ impl Daemon {
         tasks.spawn(forward(document.clone(), sampler.clone()));
         let redis = (config.usage.store == StoreKind::Redis).then(|| Redis::new(config.clone()));
         let reader = redis.as_ref().map(Redis::reader);
-        if let Some(redis) = redis {
+        if let Some(redis) = redis.clone() {
             tasks.spawn(redis::run(redis, ring.clone(), board.clone()));
         }
         let connections = Arc::new(Semaphore::new(config.server.max_connections));
@@ -153,7 +154,7 @@ impl Daemon {
         let reconciler = Reconciler::new(config.clone(), board, document, engine);
         let reconciler = tokio::spawn(reconciler.run(stopped));
         info!(node = config.node, parent = %config.parent(), listen = ?config.server.listen, "cgrove {} runs", env!("CARGO_PKG_VERSION"));
-        Ok(Self { stop, reconciler, tasks, gone, sampler, _demo: demo })
+        Ok(Self { stop, reconciler, tasks, gone, redis, sampler, _demo: demo })
     }
 
     /// Resolves only when something ends by itself: the parent belongs to another daemon, or a bug. Dying loudly is
@@ -191,8 +192,12 @@ impl Daemon {
 
     /// Ends everything; the groups stay as they are.
     async fn stop(self) -> Result<(), Exit> {
+        let redis = self.redis.clone();
         if tokio::time::timeout(Duration::from_secs(20), self.finish()).await.is_err() {
             warn!("a reconcile did not end in time");
+        }
+        if let Some(redis) = redis {
+            let _ = tokio::time::timeout(Duration::from_secs(1), redis.release()).await;
         }
         info!("stopped; the groups stay");
         Ok(())

@@ -185,9 +185,11 @@ fn render_status(s: &Value, paint: Paint) -> String {
 /// `cgrove usage`
 pub(super) fn usage(args: &Args, slots: u64, follow: bool, group: Option<&str>) -> Result<u8, Exit> {
     let config = document::load(args)?;
+    // A table shows rates, which take two slots.
+    let nr_slot = if args.global.json() { slots } else { slots.max(2) };
     let mut newest = 0;
     loop {
-        let request = json!({ "cmd": "show_account", "args": { "nr_slot": slots.max(2), "group": group } });
+        let request = json!({ "cmd": "show_account", "args": { "nr_slot": nr_slot, "group": group } });
         let reply = ask(&config, &request)?;
         let value: BTreeMap<String, Value> =
             serde_json::from_str(&reply).map_err(|e| Exit::unavailable(format!("the reply is not JSON: {e}")))?;

@@ -25,7 +25,7 @@ const BATCH: usize = 16;
 /// Bytes in one pipeline: a slow link must get it through in time.
 const BATCH_BYTES: usize = 2 << 20;
 /// A node's claim on its prefix.
-const CLAIM: Duration = Duration::from_secs(30);
+const CLAIM: Duration = Duration::from_secs(15);
 
 /// A lazily connected Redis, rebuilt with fresh credentials when it answers with anything but slots.
 #[derive(Clone)]
@@ -150,6 +150,17 @@ impl Redis {
         }
         self.claimed.store(other.is_none(), Ordering::Relaxed);
         Ok(other)
+    }
+}
+
+impl Redis {
+    /// Gives the prefix up, so that a successor under another name need not wait.
+    pub(crate) async fn release(&self) {
+        if self.claimed.swap(false, Ordering::Relaxed) {
+            let mut pipe = redis::pipe();
+            pipe.del(self.owner_key()).ignore();
+            let _ = self.query::<()>(&pipe).await;
+        }
     }
 }
 
