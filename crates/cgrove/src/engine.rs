@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cgrove_cgroupfs::apply::{Apply, Outcome};
@@ -19,8 +18,8 @@ use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, plan};
 
+use crate::approvals;
 use crate::config::Config;
-use crate::source::last_good;
 use crate::tasks::{Subject, Synced};
 
 /// What holds between rounds.
@@ -133,17 +132,17 @@ impl Engine {
         let state_dir = &self.config.tree.state_dir;
         let Some(guard) = &plan.guard else {
             self.approved.clear();
-            keep_held(state_dir, &BTreeSet::new());
+            approvals::keep_held(state_dir, &BTreeSet::new());
             return;
         };
         let removals = plan.actions.iter().filter(|a| a.op == Op::Remove);
         let removals: BTreeSet<Removal> = removals.map(|a| (a.hierarchy.clone(), a.group.clone())).collect();
         if guard.approved {
             self.approved = removals;
-            keep_held(state_dir, &BTreeSet::new());
-            let _ = fs::remove_file(approvals_dir(state_dir).join(&guard.digest));
+            approvals::keep_held(state_dir, &BTreeSet::new());
+            let _ = fs::remove_file(approvals::dir(state_dir).join(&guard.digest));
         } else {
-            keep_held(state_dir, &removals);
+            approvals::keep_held(state_dir, &removals);
         }
     }
 }
@@ -159,27 +158,7 @@ pub(crate) struct Scenery<'a> {
 /// What lets held removals go, and what is held.
 pub(crate) fn approval(config: &Config, previous: Option<String>, removals: BTreeSet<Removal>) -> Approval {
     let state_dir = &config.tree.state_dir;
-    Approval { previous, digests: approvals(state_dir), removals, held: held(state_dir) }
-}
-
-fn held(state_dir: &Path) -> BTreeSet<Removal> {
-    let text = fs::read(state_dir.join(HELD)).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
-}
-
-fn keep_held(state_dir: &Path, removals: &BTreeSet<Removal>) {
-    let path = state_dir.join(HELD);
-    let result = if removals.is_empty() {
-        fs::remove_file(&path).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
-    } else if held(state_dir) == *removals {
-        Ok(())
-    } else {
-        let text = serde_json::to_vec(removals).unwrap_or_default();
-        last_good::make_dir(state_dir).and_then(|()| fs::write(&path, text))
-    };
-    if let Err(e) = result {
-        tracing::warn!("{}: {e}", path.display());
-    }
+    Approval { previous, digests: approvals::given(state_dir), removals, held: approvals::held(state_dir) }
 }
 
 fn with_lingering<'a>(config: &Config, host: &Host, desired: &'a Desired) -> Cow<'a, Desired> {
@@ -204,37 +183,4 @@ fn directories(config: &Config, host: &Host, desired: &Desired) -> Vec<PathBuf> 
         out.extend(desired.groups_in(mount.controllers).map(|(path, _)| tree.dir(path)));
     }
     out
-}
-
-const BEGUN: &str = "begun";
-const HELD: &str = "held.json";
-
-/// The digest of the document whose first round is over: its `allow_removals` has counted, across restarts.
-pub(crate) fn begun(state_dir: &Path) -> Option<String> {
-    fs::read_to_string(state_dir.join(BEGUN)).ok()
-}
-
-/// Notes that a document's first round is over.
-pub(crate) fn begin(state_dir: &Path, digest: &str) -> io::Result<()> {
-    last_good::make_dir(state_dir)?;
-    fs::write(state_dir.join(BEGUN), digest)
-}
-
-/// Where approvals lie, one empty file for each digest.
-pub(crate) fn approvals_dir(state_dir: &Path) -> PathBuf {
-    state_dir.join("approved")
-}
-
-/// The digests that an operator approved.
-pub(crate) fn approvals(state_dir: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(approvals_dir(state_dir)).into_iter().flatten().flatten();
-    entries.filter_map(|e| e.file_name().into_string().ok()).collect()
-}
-
-/// Lets held removals go; the daemon sees the file appear.
-pub(crate) fn approve(state_dir: &Path, digest: &str) -> io::Result<()> {
-    last_good::make_dir(state_dir)?;
-    let dir = approvals_dir(state_dir);
-    last_good::make_dir(&dir)?;
-    fs::File::create(dir.join(digest)).map(|_| ())
 }

@@ -7,6 +7,7 @@ mod run;
 
 mod source;
 
+mod approvals;
 mod engine;
 mod hints;
 mod reconcile;

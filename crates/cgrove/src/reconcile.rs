@@ -11,8 +11,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use crate::approvals;
 use crate::config::Config;
-use crate::engine::{self, Engine, EngineError, Round, approvals_dir};
+use crate::engine::{Engine, EngineError, Round};
 use crate::hints::{DirWatch, Ready};
 use crate::source::Document;
 use crate::source::last_good;
@@ -72,10 +73,10 @@ impl Reconciler {
         engine: Engine,
     ) -> Self {
         let now = Instant::now();
-        let _ = last_good::make_dir(&approvals_dir(&config.tree.state_dir));
-        let mut approvals = DirWatch::new().ok();
-        if let Some(watch) = &mut approvals {
-            watch.set([approvals_dir(&config.tree.state_dir)]);
+        let _ = last_good::make_dir(&approvals::dir(&config.tree.state_dir));
+        let mut approved = DirWatch::new().ok();
+        if let Some(watch) = &mut approved {
+            watch.set([approvals::dir(&config.tree.state_dir)]);
         }
         let watch = Watch::new().ok().and_then(|w| Ready::new(&w).ok().map(|ready| (w, ready)));
         if watch.is_none() {
@@ -85,8 +86,8 @@ impl Reconciler {
             engine: Some(engine),
             watch,
             pid_dirs: DirWatch::new().ok(),
-            approvals,
-            begun: engine::begun(&config.tree.state_dir),
+            approvals: approved,
+            begun: approvals::begun(&config.tree.state_dir),
             next_tasks: now,
             last_tasks: now,
             next_resync: now + config.cgroup.resync,
@@ -156,7 +157,7 @@ impl Reconciler {
             Ok(round) => {
                 if first {
                     let digest = document.desired.digest.clone();
-                    if let Err(e) = engine::begin(&self.config.tree.state_dir, &digest) {
+                    if let Err(e) = approvals::begin(&self.config.tree.state_dir, &digest) {
                         warn!("{}: {e}", self.config.tree.state_dir.display());
                     }
                     self.begun = Some(digest);

@@ -2,7 +2,7 @@
 
 use super::args::Args;
 use super::{document, query};
-use crate::engine;
+use crate::approvals;
 use crate::exit::Exit;
 use crate::term;
 
@@ -28,7 +28,7 @@ pub(super) fn run(args: &Args, digest: &str) -> Result<u8, Exit> {
         }
     }
     let dir = &config.tree.state_dir;
-    engine::approve(dir, &digest).map_err(|e| Exit::permission(format!("{}: {e}", dir.display())))?;
+    approvals::approve(dir, &digest).map_err(|e| Exit::permission(format!("{}: {e}", dir.display())))?;
     term::out(&format!("approved {digest}"));
     Ok(0)
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::args::Args;
 use super::document::{self, Found};
+use crate::approvals;
 use crate::config::{self, Config};
 use crate::engine::{self, Engine, Scenery};
 use crate::exit::{self, Exit};
@@ -110,7 +111,7 @@ fn keep(config: &Config, found: &Found, desired: Desired, previous: Option<Strin
     let document =
         crate::source::Document { bytes: found.bytes.clone(), version, desired: Arc::new(desired), previous };
     let dir = &config.tree.state_dir;
-    let kept = last_good::save(dir, &document).and_then(|()| engine::begin(dir, &document.desired.digest));
+    let kept = last_good::save(dir, &document).and_then(|()| approvals::begin(dir, &document.desired.digest));
     if let Err(e) = kept {
         term::err(&format!("cgrove: warning: {}: {e}", config.tree.state_dir.display()));
     }
