@@ -181,7 +181,7 @@ def test_a_large_document_and_a_large_slot_are_answered(node):
     node.write_tree({"cpu": {"sub_cgroup": {n: {} for n in names}}})
     node.start(ready=False)
     reply = eventually(lambda: node.ask("show_account", nr_slot=1), timeout=30)
-    assert len(json.dumps(reply)) > 900_000
+    assert len(json.dumps(reply)) > 800_000
     assert len(list(reply.values())[0]["cpu"]["sub_cgroup"]) == 6000
     assert set(node.ask("get_conf")["value"]["cpu"]["sub_cgroup"]) == set(names)
 
