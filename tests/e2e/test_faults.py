@@ -212,3 +212,13 @@ def test_one_daemon_for_each_parent(node, tmp_path):
     assert not node.group("cpu", "/b").exists()
     result = node.run("run", check=69)
     assert "server.listen" in result.stderr
+
+
+def test_a_deleted_tree_file_is_away_and_changes_nothing(node):
+    node.write_tree(cpu_tree({"a": 100}))
+    node.start()
+    node.tree.unlink()
+    eventually(lambda: node.http("/readyz")[0] == 503)
+    assert "does not exist" in node.status()["source"]["error"] and node.group("cpu", "/a").is_dir()
+    node.write_tree(cpu_tree({"a": 200}))
+    eventually(lambda: node.http("/readyz")[0] == 200 and node.read("cpu", "/a", "cpu.shares") == "200")

@@ -58,7 +58,7 @@ def test_errors_leave_the_connection_usable(running):
         ("hello", "not JSON"),
         ("[]", 'no "cmd"'),
         ('{"cmd": 5}', 'no "cmd"'),
-        ('{"cmd": "show_acount"}', "did you mean show_account?"),
+        ('{"cmd": "show_acount"}', "did you mean show_account"),
         ('{"cmd": "show_account", "args": []}', "not an object"),
         ('{"cmd": "show_account", "args": {"nr_slot": -1}}', "args.nr_slot"),
         ('{"cmd": "show_account", "args": {"nr_slot": "5"}}', "whole number"),

@@ -61,7 +61,8 @@ pub(crate) fn load() {
 pub(crate) fn banner(config: &crate::config::Config, config_path: &Path) -> String {
     let address = config.server.listen.first().map(ToString::to_string).unwrap_or_default();
     let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_else(|_| "cgrove".into());
-    let path = config_path.display();
+    let path = std::fs::canonicalize(config_path).unwrap_or_else(|_| config_path.to_owned());
+    let path = path.display();
     format!(
         "
 cgrove keeps {parent} equal to {tree} and measures it every second.

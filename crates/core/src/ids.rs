@@ -262,7 +262,7 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
         || (name.contains('.') && (prefix == "cgroup" || Controller::parse(prefix).is_some()));
     if kernel_file {
         return err(
-            "this is the name of a kernel interface file; choose one that does not start with a controller's name and a dot",
+            "this is the name of a kernel interface file (`tasks`, `cgroup.*`, `<controller>.*` and the like); choose another",
         );
     }
     if name == TASKS_LEAF {

@@ -17,7 +17,7 @@ pub(crate) struct Args {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 2 (plan) there are changes; 64 usage; 65 bad document; 66 no such file; \
-69 unavailable (ZooKeeper, daemon, port, cgroups); 77 permission; 78 bad configuration.
+69 unavailable (ZooKeeper, daemon, port, cgroups), or an action of apply failed; 77 permission; 78 bad configuration.
 A TREE is a document's file, or - for standard input; without it the configured source is read.
 Environment: CGROVE_<SECTION>_<SETTING> overrides a setting, CGROVE_LOG sets the log level (info, debug).";
 
@@ -115,7 +115,7 @@ pub(crate) enum Command {
     Tree,
     /// Show what groups use
     Usage {
-        /// How many seconds back
+        /// How many slots to ask for; the table shows rates over them
         #[arg(long, default_value_t = 2, value_name = "N")]
         slots: u64,
         /// Go on, one table a second

@@ -78,7 +78,7 @@ fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) 
         let tree = Tree::new(mount, config.parent());
         if !tree.dir(path).is_dir() {
             term::err(&format!(
-                "cgrove: warning: {path} does not exist in {} yet; the daemon makes it, or --create",
+                "cgrove: warning: {path} does not exist in {} yet; the daemon, `cgrove apply` or --create makes it",
                 mount.label
             ));
         }
@@ -135,7 +135,7 @@ pub(super) fn exec(args: &Args, group: &str, command: &[String]) -> Result<u8, E
         // 0 means the writer itself.
         std::fs::write(&file, "0").map_err(|e| {
             let mend = match e.kind() {
-                std::io::ErrorKind::NotFound => "; the daemon makes it, or `cgrove cgexec --create`",
+                std::io::ErrorKind::NotFound => "; the daemon, `cgrove apply` or `cgrove cgexec --create` makes it",
                 std::io::ErrorKind::PermissionDenied => "; run as root",
                 _ => "",
             };

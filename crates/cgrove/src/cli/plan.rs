@@ -77,6 +77,7 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
         term::out(&report.to_string());
     } else {
         let paint = Paint::stdout();
+        let held = round.plan.actions.iter().filter(|a| a.held.is_some()).count();
         term::out(&header(&config, &desired, &found.place));
         term::out(&render(&round.plan, &[], &desired, paint));
         for (action, outcome) in &round.outcomes {
@@ -97,7 +98,7 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
             term::err(&format!("pid file: {problem}"));
         }
         term::out(&format!(
-            "Applied: {} done, {failed} failed, {} moved.",
+            "Applied: {} done, {failed} failed, {held} held, {} moved.",
             round.outcomes.len() - failed.min(round.outcomes.len()),
             count(round.tasks.moved, "process", "processes")
         ));
@@ -126,7 +127,11 @@ fn previous(config: &Config, desired: &Desired) -> Option<String> {
 /// `plan TREE` works without a configuration, so that a document can be tried on any node.
 fn config_or_default(args: &Args, tree: Option<&str>) -> Result<Arc<Config>, Exit> {
     match tree {
-        Some(_) if !args.global.has_config() => Ok(Arc::new(config::standard(config::environment())?)),
+        Some(_) if !args.global.has_config() => {
+            let path = args.global.config();
+            term::err(&format!("cgrove: no {}: planning with the defaults, for the parent /", path.display()));
+            Ok(Arc::new(config::standard(config::environment())?))
+        }
         _ => document::load(args),
     }
 }
@@ -186,7 +191,7 @@ pub(super) fn render(plan: &Plan, moves: &[Move], desired: &Desired, paint: Pain
     if let Some(guard) = plan.guard.as_ref().filter(|g| !g.approved) {
         let _ = writeln!(
             out,
-            "\n{} {}.\nTo let them go: cgrove approve {}",
+            "\n{} {}.\nTo let them go, once this document is in force: cgrove approve {}",
             paint.red("Removals are held:"),
             guard.why,
             guard.digest
@@ -220,6 +225,7 @@ fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) 
         };
         let _ = writeln!(out, "  {} {}{adopted}", paint.yellow("~"), paint.bold(shown));
     }
+    let mut said = Vec::new();
     for action in actions {
         match &action.op {
             Op::Write(w) if w.want.is_some() => {
@@ -238,7 +244,8 @@ fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) 
             }
             _ => {}
         }
-        if let Some(why) = &action.held {
+        if let Some(why) = action.held.as_ref().filter(|why| !said.contains(why)) {
+            said.push(why);
             let _ = writeln!(out, "      {} {why}", paint.red("held:"));
         }
     }
@@ -274,7 +281,9 @@ fn summary(plan: &Plan, moves: &[Move], paint: Paint) -> String {
         set.len()
     };
     let writes = plan.due().filter(|a| matches!(&a.op, Op::Write(w) if w.want.is_some())).count();
-    let held = plan.actions.iter().filter(|a| a.held.is_some()).count();
+    // As people see it: a removal in several hierarchies is one.
+    let held: BTreeSet<_> = plan.actions.iter().filter_map(|a| Some((&a.group, a.held.as_ref()?))).collect();
+    let held = held.len();
     let mut parts = vec![
         format!("{} to create", paths(|op| matches!(op, Op::Create))),
         format!("{} to write", count(writes, "knob", "knobs")),

@@ -143,7 +143,7 @@ fn render_status(s: &Value, paint: Paint) -> String {
     let t = &s["tasks"];
     line(
         "processes",
-        format!("{} in groups, {} named by pid files, {} moved so far", t["processes"], t["named"], t["moved_total"]),
+        format!("{} placed by pid files ({} named), {} moved so far", t["processes"], t["named"], t["moved_total"]),
     );
     for problem in
         t["problems"].as_array().into_iter().flatten().chain(t["left_alone"].as_array().into_iter().flatten())

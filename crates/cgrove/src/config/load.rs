@@ -43,7 +43,9 @@ fn parse(
     let mut table: toml::Table = toml::from_str(text).map_err(|e| quiet(text, file, &e))?;
     check_names(&table, "").map_err(|(name, why)| ConfigError(format!("{file}:{}: {why}", line_of(text, &name))))?;
     toml::from_str::<Raw>(text).map_err(|e| quiet(text, file, &e))?;
+    let mut from_env = Vec::new();
     for (key, value) in env {
+        from_env.push(key.clone());
         // Not an error: the environment is shared with others, the file is ours alone.
         if let Some(unknown) = merge_env(&mut table, &key, &value) {
             tracing::warn!("{unknown}");
@@ -53,8 +55,12 @@ fn parse(
         .try_into()
         .map_err(|e: toml::de::Error| ConfigError(format!("{file} and CGROVE_ variables: {}", e.message())))?;
     build(raw, base).map_err(|(name, why)| {
-        let at = line_of(text, name);
-        let place = if at > 0 { format!("{file}:{at}") } else { file.to_owned() };
+        let variable = format!("CGROVE_{}", name.replace('.', "_").to_uppercase());
+        let place = match line_of(text, name) {
+            _ if from_env.contains(&variable) => format!("environment variable {variable}"),
+            0 => file.to_owned(),
+            line => format!("{file}:{line}"),
+        };
         ConfigError(format!("{place}: {name}: {why}"))
     })
 }
@@ -180,6 +186,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.server.listen, ["127.0.0.1:1".parse().unwrap()]);
+        let text =
+            with_env(&format!("{FILE}[tasks]\ninterval = \"2s\""), &[("CGROVE_TASKS_INTERVAL", "x")]).unwrap_err();
+        assert!(text.starts_with("environment variable CGROVE_TASKS_INTERVAL: "), "{text}");
         let hint = merge_env(&mut toml::Table::new(), "CGROVE_REDIS_URI", "x").unwrap();
         assert!(hint.contains("did you mean CGROVE_REDIS_URL?"), "{hint}");
         assert!(with_env(FILE, &[("CGROVE_BIN", "x")]).is_ok());

@@ -47,8 +47,8 @@ async fn dispatch(library: &Library, message: &str) -> Result<Pieces, String> {
         }
         "list_groups" => list_groups(library, args),
         _ => {
-            let hint = nearest(cmd, COMMANDS.into_iter()).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
-            Err(format!("unknown cmd {cmd:?}{hint} Known: {}", COMMANDS.join(", ")))
+            let hint = nearest(cmd, COMMANDS.into_iter()).map(|n| format!("; did you mean {n}")).unwrap_or_default();
+            Err(format!("unknown cmd {cmd:?}{hint}. Known: {}", COMMANDS.join(", ")))
         }
     }
 }
@@ -133,6 +133,9 @@ fn narrow(bytes: &[u8], group: &GroupPath) -> Option<Bytes> {
             out.insert(controller, raw);
         }
     }
+    if out.is_empty() {
+        return None;
+    }
     serde_json::to_vec(&out).ok().map(Bytes::from)
 }
 
@@ -179,7 +182,7 @@ mod tests {
         let cut =
             |path: &str| String::from_utf8(narrow(slot, &GroupPath::parse(path).unwrap()).unwrap().to_vec()).unwrap();
         assert_eq!(cut("/a/b"), r#"{"cpu":{"value":{"usage":2}}}"#);
-        assert_eq!(cut("/x"), "{}");
+        assert!(narrow(slot, &GroupPath::parse("/x").unwrap()).is_none());
         assert!(narrow(b"poison", &GroupPath::root()).is_none());
     }
 

@@ -33,7 +33,7 @@ pub(crate) async fn run(path: PathBuf, news: mpsc::Sender<News>) {
                 News::Document { bytes, version }
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                News::Missing(format!("{} does not exist", path.display()))
+                News::Away(format!("{} does not exist; nothing is changed", path.display()))
             }
             Err(e) => News::Away(format!("{}: {e}", path.display())),
         };

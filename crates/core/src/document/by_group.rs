@@ -74,11 +74,14 @@ fn read_controllers(at: &Place, value: &Json) -> Result<ControllerSet, DocumentE
         return Err(at.refuse(value.shown(), "a list of controller names, as in [\"cpu\", \"memory\"]".into()));
     };
     let mut set = ControllerSet::EMPTY;
-    for item in items {
-        let known = Json::String(String::new());
-        let Json::String(name) = (if matches!(item, Json::String(_)) { item } else { &known }) else { continue };
-        let controller = Controller::parse(name).ok_or_else(|| {
-            at.unknown(name, "controller", Controller::ALL.iter().map(|c| c.name()).collect::<Vec<_>>().into_iter())
+    for (i, item) in items.iter().enumerate() {
+        let controller = match item {
+            Json::String(name) => Controller::parse(name),
+            _ => None,
+        };
+        let names = || Controller::ALL.iter().map(|c| c.name()).collect::<Vec<_>>().join(", ");
+        let controller = controller.ok_or_else(|| {
+            at.down(&i.to_string()).refuse(item.shown(), format!("unknown controller; allowed: {}", names()))
         })?;
         set.insert(controller);
     }
@@ -223,7 +226,10 @@ mod tests {
         assert!(error(r#"{"groups": {"a": {"pid_files": ["x"]}}}"#).contains("absolute"));
         assert!(error(r#"{"groups": {"a": {"files": {"cgroup.procs": "1"}}}}"#).contains("not taken"));
         assert!(error(r#"{"groups": {}, "allow_removals": true}"#).contains("16 hex digits"));
-        assert!(error(r#"{"groups": {}, "controllers": [5]}"#).contains("controller"));
+        assert!(error(r#"{"groups": {}, "controllers": [5]}"#).contains("$.controllers.0: 5: unknown controller"));
+        assert!(
+            error("{\"groups\": {}, \"controllers\": [\"cpu\",\n\"cpuu\"]}").starts_with("line 2: $.controllers.1")
+        );
         assert!(error(r#"{"groups": {"a": {}, "a": {}}}"#).contains("duplicate key"));
     }
 

@@ -65,6 +65,9 @@ fn by_group_entries(tree: &Tree, path: &GroupPath, group: &Group) -> Json {
 /// cgrouparch's form, and what it cannot say.
 pub fn to_by_controller(desired: &Desired) -> (Json, Vec<String>) {
     let mut changes = Vec::new();
+    if desired.form == Form::ByGroup && desired.controllers.contains(Controller::Io) {
+        changes.push("usage replies name io as blkio".into());
+    }
     for (path, group) in &desired.groups {
         if !group.pid_files.is_empty() {
             changes.push(format!("{path}: pid_files are left out; put them under [tasks.pid_files] in cgrove.toml"));
@@ -178,7 +181,7 @@ mod tests {
     fn the_forms_convert_and_say_what_is_lost() {
         let desired = parse(RICH.as_bytes()).unwrap();
         let (json, changes) = to_by_controller(&desired);
-        assert_eq!(changes.len(), 3, "{changes:?}");
+        assert_eq!(changes.len(), 4, "{changes:?}");
         let again = parse(text(&json).as_bytes()).unwrap();
         for (path, group) in &desired.groups {
             assert_eq!(again.groups[path].knobs, group.knobs, "{path}");
