@@ -1,11 +1,8 @@
 """Real servers, a real daemon and a parent of its own for each test; what a test makes is removed even when it fails."""
 
 import itertools
-import json
 import os
-import signal
 import subprocess
-import time
 
 import pytest
 
@@ -50,10 +47,8 @@ def parent():
 
 @pytest.fixture(scope="session")
 def shared_zookeeper(tmp_path_factory):
-    server = kit.ZooKeeper(tmp_path_factory.mktemp("zookeeper"))
-    server.start()
-    yield server
-    server.stop()
+    with kit.serving(kit.ZooKeeper(tmp_path_factory.mktemp("zookeeper"))) as server:
+        yield server
 
 
 @pytest.fixture
@@ -71,18 +66,14 @@ def zookeeper(shared_zookeeper):
 @pytest.fixture
 def own_zookeeper(tmp_path):
     """A server that the test may kill."""
-    server = kit.ZooKeeper(tmp_path / "zookeeper")
-    server.start()
-    yield server
-    server.stop()
+    with kit.serving(kit.ZooKeeper(tmp_path / "zookeeper")) as server:
+        yield server
 
 
 @pytest.fixture
 def redis_server(tmp_path):
-    server = kit.Redis(tmp_path / "redis")
-    server.start()
-    yield server
-    server.stop()
+    with kit.serving(kit.Redis(tmp_path / "redis")) as server:
+        yield server
 
 
 @pytest.fixture

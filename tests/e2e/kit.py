@@ -50,6 +50,12 @@ def never(check, during=1.5):
     return True
 
 
+def consecutive(slots):
+    """No second is missing between the first and the last."""
+    slots = sorted(map(int, slots))
+    return slots == list(range(slots[0], slots[-1] + 1))
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -189,6 +195,16 @@ class Server:
 
     def resume(self):
         self.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def serving(server):
+    """Started, and stopped whatever happens."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 class ZooKeeper(Server):

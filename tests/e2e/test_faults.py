@@ -6,12 +6,7 @@ import signal
 import time
 
 import kit
-from kit import Znode, cpu_tree, eventually, never
-
-
-def consecutive(slots):
-    slots = sorted(map(int, slots))
-    return slots == list(range(slots[0], slots[-1] + 1))
+from kit import Znode, consecutive, cpu_tree, eventually, never
 
 
 def prepared(node, server, document):

@@ -29,13 +29,18 @@ def descendants(pid):
     return out
 
 
+def two_descendants(family):
+    """The child and grandchild of a process that runs FORK, once they are there."""
+    return eventually(lambda: (lambda found: found if len(found) == 2 else None)(descendants(family.pid)))
+
+
 def at(node, pid, path, controllers=("cpu", "cpuacct")):
     return all(place(pid, c) == node.parent + path for c in controllers)
 
 
 def test_a_pid_files_process_and_its_descendants_move(node, zookeeper, processes):
     family = processes("/usr/bin/python3", "-c", FORK)
-    children = eventually(lambda: descendants(family.pid) if len(descendants(family.pid)) == 2 else None)
+    children = two_descendants(family)
     zookeeper.set(kit.README_TREE)
     node.configure(zookeeper=zookeeper, pid_files={"b1": node.pid_file("x.pid", f" {family.pid}\nsecond line\n")}).start()
     for pid in [family.pid, *children]:
@@ -80,7 +85,7 @@ def test_membership_is_drift_too(node, processes):
 
 def test_a_named_descendant_belongs_to_its_own_group(node, processes):
     family = processes("/usr/bin/python3", "-c", FORK)
-    first, second = eventually(lambda: descendants(family.pid) if len(descendants(family.pid)) == 2 else None)
+    first, second = two_descendants(family)
     node.write_tree(cpu_tree({"a": 5, "b": 5}))
     node.configure(pid_files={"a": node.pid_file("a.pid", family.pid), "b": node.pid_file("b.pid", first)}).start()
     eventually(lambda: at(node, family.pid, "/a") and at(node, first, "/b"))
@@ -158,7 +163,7 @@ def test_root_symlinks_are_followed_on_request(node, processes):
 
 def test_a_container_below_a_named_process_is_left_alone(node, processes):
     family = processes("/usr/bin/python3", "-c", FORK)
-    first, second = eventually(lambda: descendants(family.pid) if len(descendants(family.pid)) == 2 else None)
+    first, second = two_descendants(family)
     for controller in ("cpu", "cpuacct"):
         (node.make(controller, "/safe/container") / "cgroup.procs").write_text(str(second))
     node.write_tree(cpu_tree({"a": 5}))

@@ -4,7 +4,7 @@ import json
 import time
 
 import kit
-from kit import README_TREE, cpu_tree, eventually, never
+from kit import README_TREE, consecutive, cpu_tree, eventually, never
 
 
 def stored(server, prefix="cgroup_arch"):
@@ -12,11 +12,6 @@ def stored(server, prefix="cgroup_arch"):
     client = server.client
     keys = client.keys(f"{prefix}/account/*")
     return {int(k.rsplit(b"/", 1)[1]): json.loads(v) for k, v in zip(keys, client.mget(keys)) if v} if keys else {}
-
-
-def consecutive(slots):
-    slots = sorted(slots)
-    return slots == list(range(slots[0], slots[-1] + 1))
 
 
 def test_redis_has_cgrouparchs_keys_and_values(node, redis_server):

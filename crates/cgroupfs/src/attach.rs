@@ -7,7 +7,7 @@ use cgrove_core::actual::Marked;
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::placement::{Placement, Target};
-use cgrove_core::plan::{BUILT_IN, Protected};
+use cgrove_core::plan::{Protected, is_container};
 use nix::errno::Errno;
 use serde::Serialize;
 
@@ -158,30 +158,6 @@ impl Check<'_> {
     }
 }
 
-/// Does a path from a hierarchy's root look like a container's, or a job's? systemd's own slices and services are
-/// not: a service's children belong to the service.
-fn is_container(place: &str) -> bool {
-    let plain =
-        |p: &&&str| !matches!(**p, "*.slice" | "*.scope" | "*.service" | "init.scope" | "system" | "user" | "_tasks");
-    let like = |name: &str, pattern: &str| glob_prefix(pattern, name);
-    let mut names = place.split('/').filter(|n| !n.is_empty());
-    let top = names.next().unwrap_or_default();
-    BUILT_IN.iter().filter(plain).any(|p| like(top, p))
-        || (top.ends_with(".slice")
-            && names.any(|n| {
-                ["docker-*", "crio-*", "libpod-*", "cri-containerd-*", "kubepods*"].iter().any(|p| like(n, p))
-            }))
-}
-
-/// `docker*` and `*.partition`: the patterns have one star, at an end.
-fn glob_prefix(pattern: &str, name: &str) -> bool {
-    match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
-        (Some(prefix), _) => name.starts_with(prefix),
-        (_, Some(suffix)) => name.ends_with(suffix),
-        _ => name == pattern,
-    }
-}
-
 /// What came of moving.
 #[derive(Debug, Default)]
 pub struct Moved {
@@ -237,27 +213,6 @@ fn undo_if_reused(tree: &Tree, mount: &Mount, step: &Move, out: &mut Moved) {
         let path = dir.join("cgroup.procs");
         if let Err(e) = put(&path, &step.pid.to_string()) {
             out.faults.push((step.clone(), Fault::new("move", &path, &e).with_value(&step.pid.to_string())));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_container;
-
-    #[test]
-    fn containers_and_jobs_but_not_services() {
-        for yes in [
-            "/docker/abc",
-            "/kubepods.slice/x",
-            "/slurm/uid_0/job_1",
-            "/system.slice/docker-1a2b.scope",
-            "/x.partition/y",
-        ] {
-            assert!(is_container(yes), "{yes}");
-        }
-        for no in ["/", "/system.slice/nginx.service", "/user.slice/user-0.slice", "/web", "/system/x", "/init.scope"] {
-            assert!(!is_container(no), "{no}");
         }
     }
 }

@@ -16,7 +16,7 @@ use cgrove_cgroupfs::{Fault, lock};
 use cgrove_core::actual::Actual;
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, plan};
+use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, covers, plan};
 
 use crate::approvals;
 use crate::config::Config;
@@ -119,9 +119,7 @@ impl Engine {
     pub(crate) fn sync_tasks(&mut self, desired: &Desired) -> Result<Synced, EngineError> {
         let host = Host::discover(&self.config.cgroup.dir)?;
         let desired = &*with_lingering(&self.config, &host, desired);
-        let is =
-            |(h, p): &Removal, hierarchy: &str, group: &GroupPath| h == hierarchy && (p == group || group.is_below(p));
-        let refused = |hierarchy: &str, group: &GroupPath| self.refused.iter().any(|r| is(r, hierarchy, group));
+        let refused = |hierarchy: &str, group: &GroupPath| covers(&self.refused, hierarchy, group);
         let subject = Subject { config: &self.config, host: &host, desired, refused: &refused };
         Ok(subject.sync(&mut self.origins))
     }

@@ -72,28 +72,23 @@ impl Intake {
     fn take(&mut self, news: News) {
         match news {
             News::Connected => self.board.update(|s| (s.source.connected, s.source.error) = (true, None)),
-            News::Away(why) => {
-                let known = self.board.update(|s| {
-                    s.source.connected = false;
-                    s.source.error.replace(why.clone()).as_ref() == Some(&why)
-                });
-                if !known {
-                    warn!("source: {why}");
-                }
-            }
-            News::Missing(why) => {
-                let known = self.board.update(|s| {
-                    s.source.connected = true;
-                    s.source.error.replace(why.clone()).as_ref() == Some(&why)
-                });
-                if !known {
-                    warn!("source: {why}; nothing is changed");
-                }
-            }
+            News::Away(why) => self.trouble(false, why),
+            News::Missing(why) => self.trouble(true, format!("{why}; nothing is changed")),
             News::Document { bytes, version } => {
                 self.board.update(|s| (s.source.connected, s.source.error) = (true, None));
                 self.document(bytes, version);
             }
+        }
+    }
+
+    /// Shown in status for as long as it lasts, logged once.
+    fn trouble(&self, connected: bool, why: String) {
+        let known = self.board.update(|s| {
+            s.source.connected = connected;
+            s.source.error.replace(why.clone()).as_ref() == Some(&why)
+        });
+        if !known {
+            warn!("source: {why}");
         }
     }
 

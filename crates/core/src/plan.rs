@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use diff::{files_to_read, plan};
 pub use guard::Guard;
-pub use protect::{BUILT_IN, Protected};
+pub use protect::{Protected, is_container};
 
 use crate::ids::GroupPath;
 use crate::knobs::{CpuConversion, Want};
@@ -128,6 +128,11 @@ pub struct Note {
     pub text: String,
 }
 
+/// Is the group of that hierarchy in the list, or below one that is?
+pub fn covers(list: &[Removal], hierarchy: &str, group: &GroupPath) -> bool {
+    list.iter().any(|(h, p)| h == hierarchy && (p == group || group.is_below(p)))
+}
+
 impl Plan {
     /// The actions that are to be done now.
     pub fn due(&self) -> impl Iterator<Item = &Action> {
@@ -141,7 +146,7 @@ impl Plan {
 
     /// Is the group of that hierarchy refused, or below a refused one?
     pub fn refuses(&self, hierarchy: &str, group: &GroupPath) -> bool {
-        self.refused.iter().any(|(h, p)| h == hierarchy && (p == group || group.is_below(p)))
+        covers(&self.refused, hierarchy, group)
     }
 
     /// Names the plan: 16 hex digits over its serialised actions.

@@ -6,7 +6,7 @@ use crate::actual::{Hierarchy, Marked};
 use crate::ids::GroupPath;
 
 /// Names of other managers' groups. They protect unmarked groups directly below a hierarchy's root.
-pub const BUILT_IN: [&str; 17] = [
+const BUILT_IN: [&str; 17] = [
     "init.scope",
     "*.slice",
     "*.scope",
@@ -95,7 +95,24 @@ pub(super) fn is_built_in(hierarchy: &Hierarchy, path: &GroupPath) -> bool {
 }
 
 fn matches_built_in(name: &str) -> bool {
-    BUILT_IN.iter().any(|p| glob::Pattern::new(p).is_ok_and(|p| p.matches(name)))
+    matches_any(&BUILT_IN, name)
+}
+
+fn matches_any(patterns: &[&str], name: &str) -> bool {
+    patterns.iter().any(|p| glob::Pattern::new(p).is_ok_and(|p| p.matches(name)))
+}
+
+/// Of [`BUILT_IN`], those that are not containers or jobs: a service's children belong to the service.
+const SERVICES: [&str; 7] = ["*.slice", "*.scope", "*.service", "init.scope", "system", "user", "_tasks"];
+/// Containers under systemd's own tree.
+const IN_SLICES: [&str; 5] = ["docker-*", "crio-*", "libpod-*", "cri-containerd-*", "kubepods*"];
+
+/// Does a path from a hierarchy's root look like a container's, or a job's?
+pub fn is_container(place: &str) -> bool {
+    let mut names = place.split('/').filter(|n| !n.is_empty());
+    let top = names.next().unwrap_or_default();
+    BUILT_IN.iter().any(|p| !SERVICES.contains(p) && matches_any(&[p], top))
+        || (top.ends_with(".slice") && names.any(|name| matches_any(&IN_SLICES, name)))
 }
 
 #[cfg(test)]
@@ -114,5 +131,19 @@ mod tests {
         }
         assert_eq!(protected.covers(&p("/a/safe/c")), Some(p("/a/safe")));
         assert!(Protected::new(["/"]).is_err() && Protected::new(["a/b"]).is_err() && Protected::new(["["]).is_err());
+    }
+
+    #[test]
+    fn containers_and_jobs_but_not_services() {
+        let yes = [
+            "/docker/abc",
+            "/kubepods.slice/x",
+            "/slurm/uid_0/job_1",
+            "/system.slice/docker-1a2b.scope",
+            "/x.partition/y",
+        ];
+        assert!(yes.iter().all(|place| is_container(place)));
+        let no = ["/", "/system.slice/nginx.service", "/user.slice/user-0.slice", "/web", "/system/x", "/init.scope"];
+        assert!(!no.iter().any(|place| is_container(place)));
     }
 }
