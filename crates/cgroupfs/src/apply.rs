@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use cgrove_core::actual::{Actual, Mark, Marked, Set};
+use cgrove_core::actual::{Actual, Mark, Marked, Set, Version};
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Op, Write};
 use nix::libc;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::file::put;
 use crate::host::Host;
 use crate::mark::Identity;
-use crate::paths::Tree;
+use crate::paths::{Tree, target};
 use crate::{Fault, drain};
 
 /// What became of one action.
@@ -38,6 +38,11 @@ type Key = (String, GroupPath);
 
 /// Groups that keep forking must not keep the next document waiting; they are tried again later.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Hands controllers to the groups below (v2).
+const SUBTREE: &str = "cgroup.subtree_control";
+/// How often processes that are born in an inner group are moved out of the way before we try again later.
+const TRIES: usize = 20;
 
 /// Executes actions against the tree that they were planned for.
 pub struct Apply<'a> {
@@ -100,12 +105,14 @@ impl<'a> Apply<'a> {
     /// Runs one action.
     pub fn run(&mut self, action: &Action) -> Outcome {
         let Some(mount) = self.host.mount(&action.hierarchy) else { return Outcome::AlreadySo };
-        let tree = Tree::new(mount, &self.identity.parent);
+        let tree = Tree::new(mount, &self.identity.parents);
         let key = (action.hierarchy.clone(), action.group.clone());
         let result = match &action.op {
+            Op::EnableAbove { controllers } => enable_above(&tree, controllers),
+            Op::Settle => drain::settle(&tree, &key.1, self.deadline).map(|()| Outcome::Done { kept: None }),
             Op::Create => self.create(&tree, &key),
             Op::Adopt { .. } => {
-                self.marks.entry(key.clone()).or_insert_with(|| self.identity.fresh());
+                self.marks.entry(key.clone()).or_insert_with(|| self.identity.fresh(mount.version));
                 self.announce(&tree, &key).map(|()| Outcome::Done { kept: None })
             }
             Op::Write(write) => self.before_writes().and_then(|()| self.write(&tree, &key, write)),
@@ -129,7 +136,7 @@ impl<'a> Apply<'a> {
         let mut faults = Vec::new();
         for key in std::mem::take(&mut self.dirty) {
             let (Some(mount), Some(mark)) = (self.host.mount(&key.0), self.marks.get(&key)) else { continue };
-            if let Err(fault) = self.identity.write(&Tree::new(mount, &self.identity.parent).dir(&key.1), mark)
+            if let Err(fault) = self.identity.write(&Tree::new(mount, &self.identity.parents).dir(&key.1), mark)
                 && !fault.vanished()
             {
                 faults.push(fault);
@@ -149,13 +156,13 @@ impl<'a> Apply<'a> {
         if key.1.is_root() {
             create_above(tree)?;
         }
-        let mut mark = self.identity.fresh();
+        let mut mark = self.identity.fresh(tree.version);
         let outcome = match std::fs::create_dir(&dir) {
             Ok(()) => Outcome::Done { kept: None },
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 // Somebody was faster; it may be somebody else's now.
                 let inode = std::fs::metadata(&dir).map_or(0, |m| m.ino());
-                match self.identity.read(&dir, inode, &mut Vec::new()) {
+                match self.identity.read(tree.version, &dir, inode, &mut Vec::new()) {
                     Marked::Foreign(_) => return Err(Fault::new("mkdir", &dir, &e)),
                     Marked::Ours(old) => mark = old,
                     Marked::No => {}
@@ -191,7 +198,14 @@ impl<'a> Apply<'a> {
         // Each value is a device of its own in the files that have several: one bad device blocks no other.
         let mut first_fault = None;
         for value in &write.to {
-            let result = put(&path, value).map_err(|e| Fault::new("write", &path, &e).with_value(value));
+            let result = match write.file.as_str() {
+                SUBTREE => self.hand_down(tree, &key.1, value),
+                file => {
+                    let (file, value) = target(file, value);
+                    let path = tree.file(&key.1, file);
+                    put(&path, value).map_err(|e| Fault::new("write", &path, &e).with_value(value))
+                }
+            };
             first_fault = first_fault.or(result.err());
         }
         if let Some(fault) = first_fault {
@@ -219,6 +233,19 @@ impl<'a> Apply<'a> {
         Ok(Outcome::Done { kept })
     }
 
+    /// Enables one controller for the groups below. A process that was born in the group meanwhile is in the way.
+    fn hand_down(&self, tree: &Tree, group: &GroupPath, value: &str) -> Result<(), Fault> {
+        let path = tree.file(group, SUBTREE);
+        let enable = || put(&path, value).map_err(|e| Fault::new("write", &path, &e).with_value(value));
+        for _ in 0..TRIES {
+            match enable() {
+                Err(fault) if fault.code == libc::EBUSY => drain::settle(tree, group, self.deadline)?,
+                result => return result,
+            }
+        }
+        enable()
+    }
+
     fn forget(&mut self, key: &Key, file: &str) {
         if let Some(mark) = self.marks.get_mut(key)
             && mark.files.remove(file).is_some()
@@ -229,22 +256,38 @@ impl<'a> Apply<'a> {
 
     fn remove(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
         let stays = |p: &GroupPath| !self.going.contains(&(key.0.clone(), p.clone()));
-        let refuge: Vec<PathBuf> = key.1.ancestors().filter(stays).map(|p| tree.tasks(&p)).collect();
-        let gone = drain::remove(&tree.dir(&key.1), &tree.tasks(&key.1), &refuge, self.deadline)?;
+        let refuge: Vec<PathBuf> = key.1.ancestors().filter(stays).map(|p| tree.members(&tree.seat(&p))).collect();
+        let gone = drain::remove(&tree.dir(&key.1), &tree.members(&key.1), &refuge, self.deadline)?;
         self.dirty.remove(key);
         Ok(if gone { Outcome::Done { kept: None } } else { Outcome::AlreadySo })
     }
 }
 
-/// The directories above the managed parent; cpusets on the way are filled, else nothing below could run.
+/// v2: hands controllers down in every directory above the parent. One that is refused stops no other.
+fn enable_above(tree: &Tree, controllers: &[String]) -> Result<Outcome, Fault> {
+    create_above(tree)?;
+    let mut first_fault = None;
+    for dir in tree.above() {
+        let path = dir.join(SUBTREE);
+        let now = std::fs::read_to_string(&path).unwrap_or_default();
+        for name in controllers.iter().filter(|c| !now.split_whitespace().any(|n| n == c.as_str())) {
+            let value = format!("+{name}");
+            let result = put(&path, &value).map_err(|e| Fault::new("write", &path, &e).with_value(&value));
+            first_fault = first_fault.or(result.err());
+        }
+    }
+    first_fault.map_or(Ok(Outcome::Done { kept: None }), Err)
+}
+
+/// The directories above the managed parent; on v1 cpusets on the way are filled, else nothing below could run.
 fn create_above(tree: &Tree) -> Result<(), Fault> {
-    let parent = tree.dir(&GroupPath::root());
-    let missing: Vec<&Path> =
-        parent.ancestors().skip(1).take_while(|d| d.starts_with(&tree.mount) && !d.exists()).collect();
-    for dir in missing.into_iter().rev() {
+    for dir in tree.above().iter().filter(|d| !d.exists()) {
         match std::fs::create_dir(dir) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Fault::new("mkdir", dir, &e)),
             _ => {}
+        }
+        if tree.version == Version::V2 {
+            continue;
         }
         for name in ["cpuset.cpus", "cpuset.mems"] {
             let above = dir.parent().and_then(|up| std::fs::read_to_string(up.join(name)).ok());

@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 
-use cgrove_core::actual::Marked;
+use cgrove_core::actual::{Marked, Version};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::placement::{Placement, Target};
-use cgrove_core::plan::{Protected, is_container};
+use cgrove_core::plan::{Protected, is_container, unit_of};
 use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::file::put;
-use crate::host::{Host, Mount};
+use crate::host::{Host, Mount, Parents};
 use crate::mark::Identity;
-use crate::paths::{Tree, cgroup_of, proc_dir};
+use crate::paths::{Tree, V2_LABEL, cgroup_of, proc_dir};
 use crate::{Fault, procs};
 
 /// A process that is not where it belongs.
@@ -28,17 +28,57 @@ pub struct Move {
     pub start: u64,
     /// Where it is now, from the hierarchy's root.
     pub from: String,
+    /// The systemd unit that it leaves, whose `systemctl stop` will not reach it there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
 }
 
 /// Where named processes came from, so that their children can still be told from a container's after the move.
 #[derive(Debug, Default)]
-pub struct Origins(HashMap<(i32, u64, String), Option<GroupPath>>);
+pub struct Origins {
+    shelters: HashMap<(i32, u64, String), Option<GroupPath>>,
+    /// The systemd units that moved processes left, and for which group.
+    units: BTreeMap<(i32, u64), (String, GroupPath)>,
+}
 
 impl Origins {
+    /// Remembers what units a batch of moves took processes from.
+    pub fn left(&mut self, moves: &[Move], done: &[(i32, u64)]) {
+        for step in moves.iter().filter(|m| done.contains(&(m.pid, m.start))) {
+            if let Some(unit) = &step.unit {
+                self.units.insert((step.pid, step.start), (unit.clone(), step.group.clone()));
+            }
+        }
+    }
+
+    /// One line for each unit whose processes were moved and still run.
+    pub fn units(&self) -> Vec<String> {
+        let mut by_unit: BTreeMap<(&String, &GroupPath), Vec<i32>> = BTreeMap::new();
+        for ((pid, _), (unit, group)) in &self.units {
+            by_unit.entry((unit, group)).or_default().push(*pid);
+        }
+        let line = |((unit, group), pids): ((&String, &GroupPath), Vec<i32>)| left_unit(unit, group, &pids);
+        by_unit.into_iter().map(line).collect()
+    }
+
     /// Drops processes that no longer run.
     pub fn retain(&mut self, processes: &cgrove_core::placement::Processes) {
-        self.0.retain(|(pid, start, _), _| processes.get(pid).is_some_and(|p| p.start == *start));
+        let runs = |pid: &i32, start: &u64| processes.get(pid).is_some_and(|p| p.start == *start);
+        self.shelters.retain(|(pid, start, _), _| runs(pid, start));
+        self.units.retain(|(pid, start), _| runs(pid, start));
     }
+}
+
+/// What it means that processes leave a systemd unit.
+pub fn left_unit(unit: &str, group: &GroupPath, pids: &[i32]) -> String {
+    let some: Vec<_> = pids.iter().take(5).map(ToString::to_string).collect();
+    let more = if pids.len() > 5 { format!(" and {} more", pids.len() - 5) } else { String::new() };
+    let what = if unit.ends_with(".scope") {
+        "a scope without processes ends for systemd"
+    } else {
+        "`systemctl stop` will reach it only if it is the unit's main process"
+    };
+    format!("{unit}: pid {}{more} moved to {group}: {what}", some.join(", "))
 }
 
 /// What there is to move, and what is left alone with the reason.
@@ -64,12 +104,14 @@ impl Scene<'_> {
     /// Compares a placement with the kernel, hierarchy by hierarchy.
     pub fn misplaced(&self, placement: &Placement, origins: &mut Origins) -> Misplaced {
         let mut out = Misplaced::default();
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own_unit = cgroup_of(&own, V2_LABEL).and_then(|place| unit_of(&place).map(str::to_owned));
         for mount in self.host.with(self.desired.controllers) {
-            let tree = Tree::new(mount, &self.identity.parent);
+            let tree = Tree::new(mount, &self.identity.parents);
             for (path, targets) in &placement.groups {
                 let here = self.desired.groups.get(path).is_some_and(|g| g.controllers.intersects(mount.controllers));
                 if here && !(self.refused)(&mount.label, path) {
-                    Check { scene: self, mount, tree: &tree, path }.run(targets, origins, &mut out);
+                    Check { scene: self, mount, tree: &tree, path, own_unit: &own_unit }.run(targets, origins, &mut out);
                 }
             }
         }
@@ -82,11 +124,13 @@ struct Check<'a> {
     mount: &'a Mount,
     tree: &'a Tree,
     path: &'a GroupPath,
+    own_unit: &'a Option<String>,
 }
 
 impl Check<'_> {
     fn run(&self, targets: &[Target], origins: &mut Origins, out: &mut Misplaced) {
-        let Ok(listed) = std::fs::read_to_string(self.tree.procs(self.path)) else {
+        let seat = self.tree.seat(self.path);
+        let Ok(listed) = std::fs::read_to_string(self.tree.procs(&seat)) else {
             return; // The group is not there (yet); its creation is the plan's business.
         };
         let listed: HashSet<i32> = listed.lines().filter_map(|l| l.parse().ok()).collect();
@@ -97,16 +141,16 @@ impl Check<'_> {
                 out.in_place += 1;
                 continue;
             }
-            let Some(from) = self.outside(process.pid, process.threads) else {
+            let Some(from) = self.outside(process.pid, process.threads, &seat) else {
                 out.in_place += 1;
                 continue;
             };
             let key = |pid, start| (pid, start, self.mount.label.clone());
             let now = self.shelter(&from);
             if process.pid == target.named {
-                origins.0.entry(key(process.pid, process.start)).or_insert(now);
+                origins.shelters.entry(key(process.pid, process.start)).or_insert(now);
             } else if let Some(shelter) = now
-                && !origins.0.iter().any(|((pid, _, label), origin)| {
+                && !origins.shelters.iter().any(|((pid, _, label), origin)| {
                     *pid == target.named && *label == self.mount.label && *origin == Some(shelter.clone())
                 })
             {
@@ -117,16 +161,19 @@ impl Check<'_> {
                 continue;
             }
             let (hierarchy, group) = (self.mount.label.clone(), self.path.clone());
-            out.moves.push(Move { hierarchy, group, pid: process.pid, start: process.start, from });
+            // On v1 systemd looks at a hierarchy of its own.
+            let unit = unit_of(&from).filter(|_| self.mount.version == Version::V2).map(str::to_owned);
+            let unit = unit.filter(|u| self.own_unit.as_ref() != Some(u));
+            out.moves.push(Move { hierarchy, group, pid: process.pid, start: process.start, from, unit });
         }
     }
 
     /// The place of a thread that is neither in the group nor below it; `None` when all are, or the process is gone.
-    fn outside(&self, pid: i32, threads: u32) -> Option<String> {
+    fn outside(&self, pid: i32, threads: u32, seat: &GroupPath) -> Option<String> {
         let misplaced = |dir: std::path::PathBuf| {
             let text = std::fs::read_to_string(dir.join("cgroup")).ok()?;
             let place = cgroup_of(&text, &self.mount.label)?;
-            let inside = self.tree.group_of(&place).is_some_and(|g| g == *self.path || g.is_below(self.path));
+            let inside = self.tree.group_of(&place).is_some_and(|g| g == *seat || g.is_below(self.path));
             (!inside && !procs::exiting(&dir)).then_some(place)
         };
         if threads == 1 {
@@ -147,7 +194,7 @@ impl Check<'_> {
             for path in chain {
                 let dir = self.tree.dir(&path);
                 let inode = std::fs::metadata(&dir).map_or(0, |m| m.ino());
-                match self.scene.identity.read(&dir, inode, &mut Vec::new()) {
+                match self.scene.identity.read(self.mount.version, &dir, inode, &mut Vec::new()) {
                     Marked::Ours(_) => return None,
                     Marked::Foreign(_) => return Some(path),
                     Marked::No => {}
@@ -167,13 +214,13 @@ pub struct Moved {
 }
 
 /// Moves whole processes, in one batch: an isolated move waits milliseconds for the kernel, a run of them does not.
-pub fn run(host: &Host, parent: &GroupPath, moves: &[Move]) -> Moved {
+pub fn run(host: &Host, parents: &Parents, moves: &[Move]) -> Moved {
     let mut out = Moved::default();
     let mut targets: BTreeMap<(&str, &GroupPath), Result<std::fs::File, Fault>> = BTreeMap::new();
     for step in moves {
         let Some(mount) = host.mount(&step.hierarchy) else { continue };
-        let tree = Tree::new(mount, parent);
-        let path = tree.procs(&step.group);
+        let tree = Tree::new(mount, parents);
+        let path = tree.procs(&tree.seat(&step.group));
         let target = targets.entry((step.hierarchy.as_str(), &step.group)).or_insert_with(|| {
             std::fs::OpenOptions::new().write(true).open(&path).map_err(|e| Fault::new("open", &path, &e))
         });

@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use cgrove_core::ids::GroupPath;
+
 use crate::Fault;
 use crate::file::put;
+use crate::paths::Tree;
 
 /// How long a group may keep forking or the kernel keep it busy before we try again later.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Removes `dir`. `refuge` lists the `tasks` files of the ancestors that stay, nearest first: the first one that
-/// takes a thread is used. Threads are moved one by one, so that a process spread over several groups is left so.
+/// Removes `dir`. `refuge` lists the files of the ancestors that stay, nearest first: the first one that takes a
+/// member is used. On v1 members are threads, so that a process spread over several groups is left so.
 /// Gives up at `latest`. Returns false when the group was gone already.
 pub(crate) fn remove(dir: &Path, tasks: &Path, refuge: &[PathBuf], latest: Instant) -> Result<bool, Fault> {
     let deadline = latest.min(Instant::now() + PATIENCE);
@@ -36,6 +39,20 @@ pub(crate) fn remove(dir: &Path, tasks: &Path, refuge: &[PathBuf], latest: Insta
             #[allow(clippy::disallowed_methods, reason = "bounded by PATIENCE")]
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+}
+
+/// v2: moves a group's own processes into its leaf until none is left.
+pub(crate) fn settle(tree: &Tree, group: &GroupPath, latest: Instant) -> Result<(), Fault> {
+    let deadline = latest.min(Instant::now() + PATIENCE);
+    let (procs, leaf) = (tree.procs(group), [tree.procs(&group.leaf())]);
+    loop {
+        let (moved, fault) = evacuate(&procs, &leaf);
+        match fault {
+            _ if moved > 0 && Instant::now() < deadline => {}
+            Some(fault) => return Err(fault),
+            None => return Ok(()),
         }
     }
 }

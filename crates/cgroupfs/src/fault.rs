@@ -17,6 +17,9 @@ pub struct Fault {
     /// The errno's number.
     pub code: i32,
     pub mend: &'static str,
+    /// The group itself went away between looking and doing.
+    #[serde(skip)]
+    gone: bool,
 }
 
 impl Fault {
@@ -28,7 +31,10 @@ impl Fault {
             value: None,
             errno: format!("{errno:?}"),
             code: errno as i32,
-            mend: mend(op, errno),
+            mend: mend(op, errno, path),
+            // The same errno tells that a file, or a disk named in it, does not exist.
+            gone: matches!(errno, Errno::ENOENT | Errno::ENODEV)
+                && (!matches!(op, "write" | "read" | "move" | "open") || path.parent().is_some_and(|g| !g.exists())),
         }
     }
 
@@ -40,28 +46,86 @@ impl Fault {
 
     /// The group went away between looking and doing: normal life.
     pub fn vanished(&self) -> bool {
-        matches!(Errno::from_raw(self.code), Errno::ENOENT | Errno::ENODEV)
+        self.gone
     }
 }
 
-fn mend(op: &str, errno: Errno) -> &'static str {
-    match (op, errno) {
-        (_, Errno::EACCES | Errno::EPERM | Errno::EROFS) => "run cgrove as root with a writable cgroup file system",
-        (_, Errno::ENOENT | Errno::ENODEV) => "the group vanished meanwhile; it is looked at again",
-        ("write", Errno::EINVAL | Errno::ERANGE) => {
+fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
+    let file = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    match (op, errno, file) {
+        (_, Errno::EPERM, "devices.allow" | "devices.deny") => "the group above does not allow this device",
+        (_, Errno::EINVAL, "devices.allow" | "devices.deny") => {
+            "the kernel changes the device rules of a group only while it has no groups below"
+        }
+        (_, Errno::EACCES | Errno::EPERM | Errno::EROFS, _) => "run cgrove as root with a writable cgroup file system",
+        ("write", Errno::EINVAL, "cgroup.subtree_control") => {
+            "the cpu controller cannot be enabled while realtime processes run outside the root group \
+             (CONFIG_RT_GROUP_SCHED): find them with `ps -eo pid,cls,cgroup | grep -E ' (FF|RR) '`, \
+             set them back with `chrt -o -p 0 PID`; it is tried again"
+        }
+        ("write", Errno::ENOENT, "cgroup.subtree_control") => "the group above does not hand this controller down",
+        ("write", Errno::EBUSY, "cgroup.subtree_control") => {
+            "processes keep appearing in the group itself, which may hold none while it has controllers for groups below"
+        }
+        ("write", Errno::EOPNOTSUPP, "cgroup.subtree_control") => "the group is threaded (cgroup.type): leave it to its owner",
+        ("write", Errno::ENODEV, file) if file.starts_with("io.") || file.starts_with("blkio.") => {
+            "no such disk here, or a partition: limits are for whole disks, as lsblk shows them"
+        }
+        ("write", Errno::ENODEV, _) if path.parent().is_some_and(Path::exists) => "no such device or resource here",
+        ("write", Errno::ENOENT, _) if path.parent().is_some_and(Path::exists) => {
+            "the group has no such file: its controller is not enabled above, or this kernel lacks it"
+        }
+        (_, Errno::ENOENT | Errno::ENODEV, _) => "the group vanished meanwhile; it is looked at again",
+        ("write", Errno::EINVAL | Errno::ERANGE, _) => {
             "the kernel refuses this value here: compare it with the parent's and the children's, and with what the hardware has"
         }
-        ("write", Errno::EBUSY) => "in use: a child still has more, or processes hold more than the new limit",
-        ("write" | "move", Errno::ENOSPC) => "the cpuset has no CPUs or memory nodes, or the realtime budget is spent",
-        ("move", Errno::EINVAL) => {
+        ("write", Errno::EBUSY, _) => "in use: a child still has more, or processes hold more than the new limit",
+        ("write" | "move", Errno::ENOSPC, _) => {
+            "the cpuset has no CPUs or memory nodes, or the realtime budget is spent"
+        }
+        ("move", Errno::EINVAL, _) => {
             "the kernel does not let this process move (a bound kernel thread, or realtime without a budget)"
         }
-        ("mkdir", Errno::EAGAIN | Errno::ENOSPC | Errno::ENOMEM) => "the kernel allows no more groups here",
-        ("mark", Errno::EOPNOTSUPP) => "set cgroup.marks = \"state_dir\"",
-        ("rmdir", Errno::EBUSY) => {
+        ("move", Errno::EBUSY, _) => "the group has controllers enabled for groups below, so it may hold no process itself",
+        ("move", Errno::EOPNOTSUPP, _) => "the group is threaded, or below a threaded one (cgroup.type)",
+        ("mkdir", Errno::EAGAIN, _) => {
+            "cgroup.max.descendants or cgroup.max.depth of a group above is reached: raise it there, or declare fewer groups"
+        }
+        ("mkdir", Errno::ENOSPC | Errno::ENOMEM, _) => "the kernel allows no more groups here",
+        ("mark", Errno::EOPNOTSUPP, _) => "set cgroup.marks = \"state_dir\"",
+        ("rmdir", Errno::EBUSY, _) => {
             "processes keep appearing or the kernel is still releasing the group; it is tried again"
         }
-        (_, Errno::EMFILE | Errno::ENFILE) => "raise the limit of open files",
+        (_, Errno::EMFILE | Errno::ENFILE, _) => "raise the limit of open files",
         _ => "it is tried again",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(op: &'static str, errno: Errno, path: &str, part: &str) {
+        let fault = Fault::new(op, Path::new(path), &errno.into());
+        assert!(fault.to_string().contains(part), "{fault}");
+    }
+
+    #[test]
+    fn refusals_are_explained() {
+        says("write", Errno::EINVAL, "/sys/fs/cgroup/cgrove/cgroup.subtree_control", "realtime");
+        says("mkdir", Errno::EAGAIN, "/sys/fs/cgroup/cgrove/a", "cgroup.max.descendants");
+        says("write", Errno::ENODEV, "/sys/fs/cgroup/cgrove/a/io.max", "whole disks");
+        says("move", Errno::EOPNOTSUPP, "/sys/fs/cgroup/cgrove/a/cgroup.procs", "threaded");
+        says("write", Errno::EACCES, "/sys/fs/cgroup/cgrove/a/cpu.max", "root");
+    }
+
+    #[test]
+    fn only_a_group_vanishes() {
+        let fault = |op, errno: Errno, path: &str| Fault::new(op, Path::new(path), &errno.into());
+        assert!(fault("write", Errno::ENODEV, "/nowhere/a/cpu.weight").vanished());
+        assert!(!fault("write", Errno::ENODEV, "/proc/io.max").vanished());
+        assert!(!fault("write", Errno::ENOENT, "/proc/cpu.weight").vanished());
+        assert!(fault("rmdir", Errno::ENOENT, "/nowhere/a").vanished());
+        assert!(!fault("write", Errno::EINVAL, "/nowhere/a/cpu.weight").vanished());
     }
 }

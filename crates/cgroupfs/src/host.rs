@@ -1,11 +1,15 @@
-//! What is mounted: the cgroup hierarchies below one directory, read from mountinfo and never guessed from names.
+//! What is mounted: the cgroup hierarchies below one directory, read from mountinfo and the
+//! file systems' magic numbers, never guessed from names.
 
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use cgrove_core::actual::{Machine, Version};
-use cgrove_core::ids::{Controller, ControllerSet};
+use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
+use cgrove_core::knobs::DevId;
 
 use crate::Fault;
+use crate::paths::V2_LABEL;
 
 /// One mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,22 @@ pub struct Host {
     pub machine: Machine,
 }
 
+/// The managed parent in the hierarchies of each version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parents {
+    pub v1: GroupPath,
+    pub v2: GroupPath,
+}
+
+impl Parents {
+    pub fn of(&self, version: Version) -> &GroupPath {
+        match version {
+            Version::V1 => &self.v1,
+            Version::V2 => &self.v2,
+        }
+    }
+}
+
 impl Host {
     /// Looks at the mounts at or below `dir`.
     pub fn discover(dir: &Path) -> Result<Self, Fault> {
@@ -31,11 +51,24 @@ impl Host {
         let text = std::fs::read_to_string(path).map_err(|e| Fault::new("read", path, &e))?;
         let dir = std::fs::canonicalize(dir).map_err(|e| Fault::new("open", dir, &e))?;
         let mut mounts = parse_mountinfo(&text, &dir);
+        // What mountinfo lists may be hidden below another mount.
+        mounts.retain(|m| magic(&m.dir) == Some(m.version));
+        let held = mounts.iter().fold(ControllerSet::EMPTY, |all, m| all.union(m.controllers));
         for mount in mounts.iter_mut().filter(|m| m.version == Version::V2) {
             let listed = std::fs::read_to_string(mount.dir.join("cgroup.controllers")).unwrap_or_default();
-            mount.controllers = listed.split_whitespace().filter_map(Controller::parse).collect();
+            let implicit = Controller::ALL.into_iter().chain([Controller::Core]).filter(|c| c.implicit_on_v2());
+            // What has a v1 hierarchy is driven there.
+            mount.controllers =
+                listed.split_whitespace().filter_map(Controller::parse).chain(implicit).collect::<ControllerSet>().without(held);
         }
         Ok(Self { mounts, machine: machine() })
+    }
+
+    /// The same host, with the disks found that a document names by path.
+    #[must_use]
+    pub fn knowing<'a>(mut self, paths: impl Iterator<Item = &'a str>) -> Self {
+        self.machine.devices.extend(paths.filter_map(|path| Some((path.to_owned(), disk_at(Path::new(path))?))));
+        self
     }
 
     /// The mount of that label.
@@ -43,9 +76,19 @@ impl Host {
         self.mounts.iter().find(|m| m.label == label)
     }
 
-    /// The v1 hierarchies that hold any of `controllers`.
+    /// The hierarchies that hold any of `controllers`.
     pub fn with(&self, controllers: ControllerSet) -> impl Iterator<Item = &Mount> {
-        self.mounts.iter().filter(move |m| m.version == Version::V1 && m.controllers.intersects(controllers))
+        self.mounts.iter().filter(move |m| m.controllers.intersects(controllers))
+    }
+}
+
+/// Which cgroup file system a directory is on; `None` when it is another one.
+fn magic(dir: &Path) -> Option<Version> {
+    use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+    match statfs(dir).ok()?.filesystem_type() {
+        CGROUP_SUPER_MAGIC => Some(Version::V1),
+        CGROUP2_SUPER_MAGIC => Some(Version::V2),
+        _ => None,
     }
 }
 
@@ -56,7 +99,25 @@ fn machine() -> Machine {
         memory: sysconf(nix::unistd::SysconfVar::_PHYS_PAGES).unwrap_or(0) * page,
         cpus: sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).unwrap_or(1),
         page,
+        disks: whole_disks(),
+        devices: Default::default(),
     }
+}
+
+/// The disks with hardware, or a hypervisor, behind them: neither loop, ram, zram nor device-mapper.
+fn whole_disks() -> Vec<DevId> {
+    let entries = std::fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|e| e.path());
+    let real = entries.filter(|disk| disk.join("device").exists());
+    let mut ids: Vec<DevId> =
+        real.filter_map(|disk| std::fs::read_to_string(disk.join("dev")).ok()?.trim().parse().ok()).collect();
+    ids.sort();
+    ids
+}
+
+fn disk_at(path: &Path) -> Option<DevId> {
+    let meta = std::fs::metadata(path).ok().filter(|m| m.file_type().is_block_device())?;
+    let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
+    Some(DevId(u32::try_from(major).ok()?, u32::try_from(minor).ok()?))
 }
 
 /// The cgroup mounts at or below `dir` that show a whole hierarchy, the first of each; see proc_pid_mountinfo(5).
@@ -73,7 +134,7 @@ pub fn parse_mountinfo(text: &str, dir: &Path) -> Vec<Mount> {
         }
         let mount = match kind {
             "cgroup2" => {
-                Mount { label: "unified".into(), version: Version::V2, controllers: ControllerSet::EMPTY, dir: point }
+                Mount { label: V2_LABEL.into(), version: Version::V2, controllers: ControllerSet::EMPTY, dir: point }
             }
             "cgroup" => {
                 let names: Vec<_> = options.split(',').filter(|o| Controller::parse(o).is_some()).collect();

@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use cgrove_core::ids::GroupPath;
 
 use crate::Fault;
-use crate::host::Host;
+use crate::host::{Host, Parents};
 use crate::paths::Tree;
 
 /// Held until dropped.
@@ -32,10 +32,10 @@ pub enum LockError {
 }
 
 impl Lock {
-    /// Locks the parent in every v1 hierarchy where it exists. Call it again after creating directories.
-    pub fn acquire(&mut self, host: &Host, parent: &GroupPath) -> Result<(), LockError> {
-        for mount in host.with(cgrove_core::ids::Controller::ALL.into_iter().collect()) {
-            let dir = Tree::new(mount, parent).dir(&GroupPath::root());
+    /// Locks the parent in every hierarchy where it exists. Call it again after creating directories.
+    pub fn acquire(&mut self, host: &Host, parents: &Parents) -> Result<(), LockError> {
+        for mount in &host.mounts {
+            let dir = Tree::new(mount, parents).dir(&GroupPath::root());
             for (i, dir) in dir.ancestors().take_while(|d| d.starts_with(&mount.dir)).enumerate() {
                 let inode = std::fs::metadata(dir).ok().filter(std::fs::Metadata::is_dir).map(|m| m.ino());
                 let known = self.held.get(dir).map(|(inode, _)| *inode);

@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cgrove_core::actual::{MARK_FORMAT, Mark, Marked};
-use cgrove_core::ids::GroupPath;
+use cgrove_core::actual::{MARK_FORMAT, Mark, Marked, Version};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 
 use crate::Fault;
+use crate::host::Parents;
 use crate::ledger::Ledger;
 
 const NAME: &str = "user.cgrove";
@@ -20,7 +20,7 @@ const LONGEST: usize = 64 << 10;
 #[derive(Debug, Clone)]
 pub struct Identity {
     pub instance: String,
-    pub parent: GroupPath,
+    pub parents: Parents,
     /// Takes the marks that the kernel does not.
     pub ledger: Arc<Ledger>,
     /// Do not even try extended attributes.
@@ -28,20 +28,20 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn fresh(&self) -> Mark {
+    pub fn fresh(&self, version: Version) -> Mark {
         Mark {
             format: MARK_FORMAT,
             instance: self.instance.clone(),
-            parent: self.parent.to_string(),
+            parent: self.parents.of(version).to_string(),
             files: Default::default(),
         }
     }
 
     /// Reads a directory's mark. What cannot be read or understood is foreign.
-    pub fn read(&self, dir: &Path, inode: u64, buffer: &mut Vec<u8>) -> Marked {
+    pub fn read(&self, version: Version, dir: &Path, inode: u64, buffer: &mut Vec<u8>) -> Marked {
         buffer.resize(LONGEST, 0);
         let on_kernel = match getxattr(dir, NAME, buffer.as_mut_slice()) {
-            Ok(length) => self.judge(serde_json::from_slice::<Mark>(&buffer[..length]).ok()),
+            Ok(length) => self.judge(version, serde_json::from_slice::<Mark>(&buffer[..length]).ok()),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT) => Marked::No,
             Err(e) => Marked::Foreign(format!("its mark cannot be read: {e}")),
         };
@@ -50,17 +50,19 @@ impl Identity {
             Marked::Ours(_) if !self.ledger_only => on_kernel,
             _ => match self.ledger.get(dir, inode) {
                 None => on_kernel,
-                mark => self.judge(mark),
+                mark => self.judge(version, mark),
             },
         }
     }
 
-    fn judge(&self, mark: Option<Mark>) -> Marked {
+    fn judge(&self, version: Version, mark: Option<Mark>) -> Marked {
         match mark {
             Some(mark) if mark.format > MARK_FORMAT => {
                 Marked::Foreign(format!("mark of a newer cgrove, format {}", mark.format))
             }
-            Some(mark) if mark.instance == self.instance && mark.parent == self.parent.as_str() => Marked::Ours(mark),
+            Some(mark) if mark.instance == self.instance && mark.parent == self.parents.of(version).as_str() => {
+                Marked::Ours(mark)
+            },
             Some(mark) => Marked::Foreign(format!("instance {:?}, parent {}", mark.instance, mark.parent)),
             None => Marked::Foreign("an unreadable mark".into()),
         }

@@ -1,5 +1,7 @@
 //! The kernel's tree as it is now, for the plan to compare.
 
+mod unified;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -7,10 +9,10 @@ use std::path::Path;
 use cgrove_core::actual::{Actual, Group, Hierarchy, Marked, Version};
 use cgrove_core::desired::{Desired, Form};
 use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
-use cgrove_core::knobs::{KNOBS, Unset, find, witness};
+use cgrove_core::knobs::{Unset, find, knobs, witness};
 use cgrove_core::plan::{Prune, files_to_read};
 
-use crate::host::{Host, Mount};
+use crate::host::{Host, Mount, Parents};
 use crate::mark::Identity;
 use crate::paths::{Tree, cgroup_of, proc_dir};
 use crate::{Fault, procs};
@@ -30,7 +32,7 @@ impl Scope<'_> {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut hierarchies = Vec::new();
         for mount in &self.host.mounts {
-            if mount.version == Version::V2 || mount.controllers.intersects(self.desired.controllers) {
+            if mount.controllers.intersects(self.desired.controllers) {
                 hierarchies.push(self.hierarchy(mount, &own)?);
             }
         }
@@ -38,30 +40,33 @@ impl Scope<'_> {
     }
 
     fn hierarchy(&self, mount: &Mount, own: &str) -> Result<Hierarchy, Fault> {
-        let tree = Tree::new(mount, &self.identity.parent);
+        let tree = Tree::new(mount, &self.identity.parents);
         let root = GroupPath::root();
         let mut out = Hierarchy {
             label: mount.label.clone(),
             version: mount.version,
             controllers: mount.controllers,
-            at_root: self.identity.parent.is_root(),
+            at_root: tree.parent.is_root(),
             present: tree.dir(&root).is_dir(),
             complete: true,
             files: BTreeSet::new(),
             above: BTreeMap::new(),
+            closed_above: ControllerSet::EMPTY,
             groups: BTreeMap::new(),
         };
         if mount.version == Version::V2 {
-            return Ok(out);
+            out.closed_above = unified::closed_above(mount, &tree);
+            (out.files, out.complete) = unified::files(mount, &tree);
+        } else {
+            (out.files, out.complete) = self.files(mount, &tree)?;
         }
-        (out.files, out.complete) = self.files(mount, &tree)?;
-        if mount.controllers.contains(Controller::Cpuset) {
+        if mount.version == Version::V1 && mount.controllers.contains(Controller::Cpuset) {
             out.above = above(&tree);
         }
         if !out.present {
             return Ok(out);
         }
-        let read = files_to_read(self.desired, &out);
+        let read = files_to_read(self.desired, &self.host.machine, &out);
         let home = cgroup_of(own, &mount.label).and_then(|p| tree.group_of(&p));
         let mut walk =
             Walk { scope: self, mount, tree: &tree, read: &read, home, buffer: Vec::new(), groups: &mut out.groups };
@@ -95,7 +100,7 @@ impl Scope<'_> {
             let names = child.and_then(|c| std::fs::read_dir(c).ok()).into_iter().flatten().flatten();
             files.extend(names.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.contains('.')));
         }
-        for knob in KNOBS.iter().filter(|k| mount.controllers.contains(k.controller)) {
+        for knob in knobs().filter(|k| mount.controllers.contains(k.controller)) {
             if witness(knob.name).is_some_and(|w| w.is_empty() || files.contains(w)) {
                 files.insert(knob.name.into());
             }
@@ -134,6 +139,14 @@ fn parents_values(tree: &Tree, groups: &mut BTreeMap<GroupPath, Group>) {
     }
 }
 
+/// Does the parent stand, with every controller, in each v2 hierarchy that the document concerns?
+pub fn parents_stand(host: &Host, parents: &Parents, desired: &Desired) -> bool {
+    host.with(desired.controllers).filter(|m| m.version == Version::V2).all(|mount| {
+        let tree = Tree::new(mount, parents);
+        unified::closed_above(mount, &tree).is_empty() && unified::files(mount, &tree).1
+    })
+}
+
 /// Hierarchies that the document does not name, but that hold groups of ours: a by-group document whose last knob of
 /// a controller left. They stay concerned, so that the knob is undone and removed groups go there too.
 pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> ControllerSet {
@@ -141,9 +154,9 @@ pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> Control
         return ControllerSet::EMPTY;
     }
     let others =
-        host.mounts.iter().filter(|m| m.version == Version::V1 && !m.controllers.intersects(desired.controllers));
+        host.mounts.iter().filter(|m| !m.controllers.intersects(desired.controllers));
     let holds = |mount: &&Mount| {
-        let top = Tree::new(mount, &identity.parent).dir(&GroupPath::root());
+        let top = Tree::new(mount, &identity.parents).dir(&GroupPath::root());
         let mut todo = vec![(top, 0)];
         while let Some((dir, depth)) = todo.pop() {
             for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
@@ -151,7 +164,7 @@ pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> Control
                 if !meta.is_dir() || depth > DEEPEST {
                     continue;
                 }
-                if matches!(identity.read(&entry.path(), meta.ino(), &mut Vec::new()), Marked::Ours(_)) {
+                if matches!(identity.read(mount.version, &entry.path(), meta.ino(), &mut Vec::new()), Marked::Ours(_)) {
                     return true;
                 }
                 if meta.nlink() > 2 {
@@ -188,8 +201,11 @@ impl Walk<'_> {
             Err(_) => return self.pin(path, "it cannot be read"),
         };
         let at_root = path.is_root() && self.tree.parent.is_root();
-        let mark = if at_root { Marked::No } else { self.scope.identity.read(&dir, inode, &mut self.buffer) };
+        let mark = if at_root { Marked::No } else { self.read_mark(&dir, inode) };
         let mut group = Group { mark, ..Group::default() };
+        if self.mount.version == Version::V2 && !path.is_root() {
+            group.threaded = std::fs::read_to_string(dir.join("cgroup.type")).is_ok_and(|t| t.trim() != "domain");
+        }
         self.values(path, &dir, &mut group);
         self.residents(path, &dir, &mut group);
         self.groups.insert(path.clone(), group);
@@ -212,6 +228,10 @@ impl Walk<'_> {
                 None => self.pin(path, "a group below it has a name that is not UTF-8"),
             }
         }
+    }
+
+    fn read_mark(&mut self, dir: &Path, inode: u64) -> Marked {
+        self.scope.identity.read(self.mount.version, dir, inode, &mut self.buffer)
     }
 
     fn pin(&mut self, path: &GroupPath, why: &'static str) {
@@ -242,9 +262,12 @@ impl Walk<'_> {
             group.pinned = Some("the daemon runs here");
             return;
         }
-        if self.mount.controllers.contains(Controller::Freezer) {
+        if self.mount.version == Version::V1 && self.mount.controllers.contains(Controller::Freezer) {
             let state = std::fs::read_to_string(dir.join("freezer.state")).unwrap_or_default();
             group.frozen = !matches!(state.trim(), "" | "THAWED");
+        }
+        if self.mount.version == Version::V2 {
+            group.frozen = std::fs::read_to_string(dir.join("cgroup.freeze")).is_ok_and(|f| f.trim() == "1");
         }
         let pids = std::fs::read_to_string(self.tree.procs(path)).unwrap_or_default();
         let mut pids = pids.lines().filter_map(|l| l.parse::<i32>().ok());

@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 
-use crate::host::Mount;
+use crate::host::{Mount, Parents};
 
 /// One hierarchy from the managed parent downwards.
 #[derive(Debug, Clone)]
 pub struct Tree {
+    pub version: Version,
     /// The mount point.
     pub mount: PathBuf,
     /// The managed parent, from the hierarchy's root: `/` or `/cgrove`.
@@ -16,8 +18,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    pub fn new(mount: &Mount, parent: &GroupPath) -> Self {
-        Self { mount: mount.dir.clone(), parent: parent.clone() }
+    pub fn new(mount: &Mount, parents: &Parents) -> Self {
+        Self { version: mount.version, mount: mount.dir.clone(), parent: parents.of(mount.version).clone() }
     }
 
     /// A group's directory.
@@ -25,6 +27,15 @@ impl Tree {
         let mut dir = self.mount.clone();
         dir.extend(self.parent.components().chain(group.components()));
         dir
+    }
+
+    /// The directories above the parent, from the mount point downwards.
+    pub fn above(&self) -> Vec<PathBuf> {
+        let parent = self.dir(&GroupPath::root());
+        let mut dirs: Vec<PathBuf> =
+            parent.ancestors().skip(1).take_while(|d| d.starts_with(&self.mount)).map(Path::to_owned).collect();
+        dirs.reverse();
+        dirs
     }
 
     pub fn file(&self, group: &GroupPath, name: &str) -> PathBuf {
@@ -36,9 +47,16 @@ impl Tree {
         self.file(group, "cgroup.procs")
     }
 
-    /// Threads of a group (v1); writing one moves that thread alone.
-    pub fn tasks(&self, group: &GroupPath) -> PathBuf {
-        self.file(group, "tasks")
+    /// What is moved one by one when a group is emptied: on v1 threads, so that a process spread over several groups
+    /// is left so; on v2 whole processes, which cannot be spread.
+    pub fn members(&self, group: &GroupPath) -> PathBuf {
+        self.file(group, if self.version == Version::V1 { "tasks" } else { "cgroup.procs" })
+    }
+
+    /// Where the group's processes are kept: on v2 its leaf, if it has one.
+    pub fn seat(&self, group: &GroupPath) -> GroupPath {
+        let leaf = group.leaf();
+        if self.version == Version::V2 && self.dir(&leaf).is_dir() { leaf } else { group.clone() }
     }
 
     /// The group below the parent that a path from the hierarchy's root means; `None` when it lies outside.
@@ -61,13 +79,29 @@ impl Tree {
     }
 }
 
+/// Which file of a group takes a value, and what is written to it. v1's list of device rules is read as one file and
+/// written through two.
+pub(crate) fn target<'a>(file: &'a str, value: &'a str) -> (&'a str, &'a str) {
+    match (file, value.split_once(' ')) {
+        ("devices.list", Some(("allow", rule))) => ("devices.allow", rule),
+        ("devices.list", Some(("deny", rule))) => ("devices.deny", rule),
+        _ => (file, value),
+    }
+}
+
 /// `/proc/PID`, and what is in it.
 pub fn proc_dir(pid: i32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
 }
 
-/// A v1 process's path in the hierarchy that has `controller` (one of the mount's own).
+/// The label of the v2 hierarchy.
+pub const V2_LABEL: &str = "unified";
+
+/// A process's path in the hierarchy of that label.
 pub fn cgroup_of(cgroup_file: &str, label: &str) -> Option<String> {
+    if label == V2_LABEL {
+        return cgroup_file.lines().find_map(|l| l.strip_prefix("0::")).map(str::to_owned);
+    }
     let wanted = label.split(',').next()?;
     cgroup_file.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
@@ -82,7 +116,11 @@ mod tests {
 
     #[test]
     fn groups_and_paths_from_the_root_translate_both_ways() {
-        let tree = |parent| Tree { mount: "/m".into(), parent: GroupPath::parse(parent).unwrap() };
+        let tree = |parent| Tree {
+            version: Version::V1,
+            mount: "/m".into(),
+            parent: GroupPath::parse(parent).unwrap(),
+        };
         let group = |s| GroupPath::parse(s).unwrap();
         assert_eq!(tree("/p").dir(&group("/a/b")), Path::new("/m/p/a/b"));
         assert_eq!(tree("/").procs(&group("/")), Path::new("/m/cgroup.procs"));
@@ -100,6 +138,7 @@ mod tests {
         let text = "9:name=systemd:/\n4:memory:/x/y\n2:cpu,cpuacct:/a:b\n0::/\n";
         assert_eq!(cgroup_of(text, "cpu,cpuacct").as_deref(), Some("/a:b"));
         assert_eq!(cgroup_of(text, "memory").as_deref(), Some("/x/y"));
+        assert_eq!(cgroup_of(text, "unified").as_deref(), Some("/"));
         assert_eq!(cgroup_of(text, "pids"), None);
     }
 }

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use cgrove_core::ids::GroupPath;
+use cgrove_core::actual::Version;
 use cgrove_core::usage::{Gauge, Template};
 
-use crate::host::Host;
+use crate::host::{Host, Mount, Parents};
 use crate::paths::Tree;
 
 /// A tree's probes, opened.
@@ -24,6 +24,7 @@ pub struct Sampler {
 
 struct Probe {
     gauge: Gauge,
+    version: Version,
     path: Option<PathBuf>,
     file: Option<File>,
 }
@@ -37,7 +38,7 @@ pub struct Gaps {
 
 impl Sampler {
     /// Prepares a tree; files are opened at the first slot. `budget` is the number of descriptors that may stay open.
-    pub fn new(template: Template, host: &Host, parent: &GroupPath, budget: usize) -> Self {
+    pub fn new(template: Template, host: &Host, parents: &Parents, budget: usize) -> Self {
         let mut io_source = None;
         let probes = template
             .probes
@@ -45,17 +46,22 @@ impl Sampler {
             .map(|probe| {
                 let mount = host.with([probe.gauge.controller()].into_iter().collect()).next();
                 let path = mount.map(|mount| {
-                    let tree = Tree::new(mount, parent);
-                    let name = match probe.gauge {
-                        Gauge::Cpu => "cpuacct.usage",
-                        Gauge::Memory => "memory.usage_in_bytes",
-                        // Only a v1 root lacks it, and nobody counts processes there.
-                        Gauge::Pids => "pids.current",
-                        Gauge::Io => io_source.get_or_insert_with(|| io_file(&mount.dir)),
+                    let tree = Tree::new(mount, parents);
+                    let name = match (probe.gauge, mount.version) {
+                        (Gauge::Cpu, Version::V1) => "cpuacct.usage",
+                        (Gauge::Cpu, Version::V2) => "cpu.stat",
+                        (Gauge::Memory, Version::V1) => "memory.usage_in_bytes",
+                        (Gauge::Memory, Version::V2) => "memory.current",
+                        // Only a root lacks it, and nobody counts processes there.
+                        (Gauge::Pids, _) => "pids.current",
+                        (Gauge::Io, _) => io_source.get_or_insert_with(|| io_file(mount)),
                     };
-                    tree.file(&probe.group, name)
+                    let root = mount.dir.join(name);
+                    let whole = mount.version == Version::V2 && probe.group.is_root() && root.exists();
+                    if whole { root } else { tree.file(&probe.group, name) }
                 });
-                Probe { gauge: probe.gauge, path, file: None }
+                let version = mount.map_or(Version::V1, |m| m.version);
+                Probe { gauge: probe.gauge, version, path, file: None }
             })
             .collect();
         Self { template, probes, budget, kept: 0, io_source, buffer: vec![0; 4096] }
@@ -68,7 +74,7 @@ impl Sampler {
         self.template.render(out, |i, out| {
             let Some(probe) = probes.get_mut(i) else { return };
             match probe.read(buffer, kept, budget) {
-                Some(length) => probe.gauge.render(&buffer[..length], out),
+                Some(length) => probe.gauge.render(probe.version, &buffer[..length], out),
                 None => {
                     gaps.missing += 1;
                     out.extend_from_slice(b"{}");
@@ -111,8 +117,11 @@ fn read_whole(file: &File, buffer: &mut Vec<u8>) -> Option<usize> {
 }
 
 /// Kernels before 5.0 count everything; since then bfq counts its own disks, and throttle those with a rule.
-fn io_file(mount: &Path) -> &'static str {
-    if mount.join("blkio.io_service_bytes_recursive").exists() {
+fn io_file(mount: &Mount) -> &'static str {
+    if mount.version == Version::V2 {
+        return "io.stat";
+    }
+    if mount.dir.join("blkio.io_service_bytes_recursive").exists() {
         return "blkio.io_service_bytes_recursive";
     }
     let disks = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();

@@ -84,7 +84,11 @@ impl Watch {
                 } else {
                     // Processes come and go by these; membership is verified on its own schedule.
                     let name = event.name.as_ref().and_then(|n| n.to_str()).unwrap_or_default();
-                    hints.tree |= !matches!(name, "cgroup.procs" | "tasks");
+                    hints.tree |= !matches!(name, "cgroup.procs" | "cgroup.threads" | "tasks" | "cgroup.events")
+                        // v2 announces here what happens in a group, not what someone changed.
+                        && !name.ends_with(".events")
+                        && !name.ends_with(".events.local")
+                        && !name.ends_with(".pressure");
                 }
             }
         }

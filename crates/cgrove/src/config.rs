@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cgrove_cgroupfs::host::{Host, Parents};
 use cgrove_cgroupfs::mark::Identity;
+use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Policy, Prune};
 
@@ -137,9 +139,22 @@ pub(crate) struct Server {
 }
 
 impl Config {
-    /// The managed parent.
-    pub(crate) fn parent(&self) -> &GroupPath {
-        &self.cgroup.identity.parent
+    /// The managed parent, by cgroup version.
+    pub(crate) fn parents(&self) -> &Parents {
+        &self.cgroup.identity.parents
+    }
+
+    /// The parent for people: one path, or both where they differ and the node has both.
+    pub(crate) fn parent_shown(&self) -> String {
+        let Parents { v1, v2 } = self.parents();
+        let mounts = Host::discover(&self.cgroup.dir).map(|h| h.mounts).unwrap_or_default();
+        let has = |version| mounts.iter().any(|m| m.version == version);
+        match (has(Version::V1), has(Version::V2)) {
+            _ if v1 == v2 => v1.to_string(),
+            (true, true) => format!("{v1} (cgroup v1) and {v2} (v2)"),
+            (false, true) => v2.to_string(),
+            _ => v1.to_string(),
+        }
     }
 
     pub(crate) fn prune(&self) -> Prune {

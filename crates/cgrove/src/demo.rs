@@ -79,7 +79,7 @@ or any WebSocket client on ws://{address}/ :
 
 Change {tree} and watch the groups follow. Ctrl-C stops cgrove and its demo process; the groups stay.
 ",
-        parent = config.parent(),
+        parent = config.parent_shown(),
         tree = config.tree.path.display(),
     )
 }

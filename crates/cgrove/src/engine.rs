@@ -10,10 +10,10 @@ use cgrove_cgroupfs::apply::{Apply, Outcome};
 use cgrove_cgroupfs::attach::Origins;
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::lock::{Lock, LockError};
-use cgrove_cgroupfs::observe::{Scope, lingering};
+use cgrove_cgroupfs::observe::{Scope, lingering, parents_stand};
 use cgrove_cgroupfs::paths::Tree;
 use cgrove_cgroupfs::{Fault, lock};
-use cgrove_core::actual::Actual;
+use cgrove_core::actual::{Actual, Version};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, covers, plan};
@@ -57,13 +57,13 @@ impl Engine {
     pub(crate) fn new(config: Arc<Config>) -> Result<Self, EngineError> {
         let host = Host::discover(&config.cgroup.dir)?;
         let mut lock = lock::Lock::default();
-        lock.acquire(&host, config.parent())?;
+        lock.acquire(&host, config.parents())?;
         Ok(Self { config, lock, origins: Origins::default(), approved: BTreeSet::new(), refused: Vec::new() })
     }
 
     /// Goes on with another configuration, keeping the lock where the parent is the same.
     pub(crate) fn reconfigure(self, config: Arc<Config>) -> Result<Self, EngineError> {
-        if self.config.parent() != config.parent() || self.config.cgroup.dir != config.cgroup.dir {
+        if self.config.parents() != config.parents() || self.config.cgroup.dir != config.cgroup.dir {
             drop(self);
             return Self::new(config);
         }
@@ -74,19 +74,26 @@ impl Engine {
     /// document that was in force before, the first time this one is applied.
     pub(crate) fn reconcile(&mut self, desired: &Desired, previous: Option<String>) -> Result<Round, EngineError> {
         let config = self.config.clone();
+        let made = make_parent(&config, desired)?;
         let Scenery { host, actual, desired } = observe(&config, desired)?;
+        if !made.is_empty() {
+            // A parent that was just made is ours from now on.
+            self.lock.acquire(&host, config.parents())?;
+        }
         let desired = &*desired;
         let approval = approval(&config, previous, self.approved.clone());
-        let plan = plan(desired, &actual, &config.cgroup.policy, &approval);
+        let mut plan = plan(desired, &actual, &config.cgroup.policy, &approval);
         self.remember_approval(&plan);
         let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &plan.actions);
-        let mut outcomes = Vec::new();
+        // What the parent needed beforehand is part of what was planned and done.
+        plan.actions.splice(0..0, made.iter().map(|(action, _)| action.clone()));
+        let mut outcomes = made;
         let is_removal = |a: &&Action| a.op == Op::Remove;
         for action in plan.due().filter(|a| !is_removal(a)) {
             outcomes.push((action.clone(), apply.run(action)));
             if action.op == Op::Create && action.group.is_root() {
                 // A parent that was just made is ours from now on.
-                self.lock.acquire(&host, config.parent())?;
+                self.lock.acquire(&host, config.parents())?;
             }
         }
         self.refused.clone_from(&plan.refused);
@@ -168,15 +175,37 @@ fn with_lingering<'a>(config: &Config, host: &Host, desired: &'a Desired) -> Cow
 pub(crate) fn observe<'a>(config: &Config, desired: &'a Desired) -> Result<Scenery<'a>, Fault> {
     let host = Host::discover(&config.cgroup.dir)?;
     let desired = with_lingering(config, &host, desired);
+    let host = host.knowing(desired.device_paths());
     let scope = Scope { host: &host, identity: &config.cgroup.identity, desired: &desired, prune: config.prune() };
     let actual = scope.observe()?;
     Ok(Scenery { host, actual, desired })
 }
 
+/// v2: the parent with its controllers, before anything is planned below it: only then a group shows which files
+/// groups have here. Nothing to do on v1, or once it stands. Returns what was done; what failed is planned again.
+pub(crate) fn make_parent(config: &Config, desired: &Desired) -> Result<Vec<(Action, Outcome)>, Fault> {
+    let host = Host::discover(&config.cgroup.dir)?;
+    if parents_stand(&host, &config.cgroup.identity.parents, desired) {
+        return Ok(Vec::new());
+    }
+    let Scenery { host, actual, desired } = observe(config, desired)?;
+    let plan = plan(&desired, &actual, &config.cgroup.policy, &Approval::default());
+    let unfinished = |label: &str| actual.hierarchies.iter().any(|h| h.label == label && !h.complete && h.version == Version::V2);
+    let of_parent = |a: &&Action| {
+        unfinished(&a.hierarchy) && (a.group.is_root() || a.group == GroupPath::root().leaf()) && a.op != Op::Remove
+    };
+    let actions: Vec<Action> = plan.due().filter(of_parent).cloned().collect();
+    let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &actions);
+    let outcomes: Vec<_> = actions.into_iter().map(|action| (apply.run(&action), action)).collect();
+    apply.finish();
+    let done = outcomes.into_iter().filter(|(outcome, _)| !matches!(outcome, Outcome::Failed { .. }));
+    Ok(done.map(|(outcome, action)| (action, outcome)).collect())
+}
+
 fn directories(config: &Config, host: &Host, desired: &Desired) -> Vec<PathBuf> {
     let mut out = Vec::new();
     for mount in host.with(desired.controllers) {
-        let tree = Tree::new(mount, config.parent());
+        let tree = Tree::new(mount, config.parents());
         out.push(tree.dir(&GroupPath::root()));
         out.extend(desired.groups_in(mount.controllers).map(|(path, _)| tree.dir(path)));
     }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use cgrove_cgroupfs::host::{Host, Mount};
 use cgrove_cgroupfs::paths::Tree;
-use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -15,22 +14,17 @@ use crate::exit::Exit;
 /// Is there a hierarchy, and may we write it? Says why not and what to do.
 pub(crate) fn check(config: &Config) -> Result<(), Exit> {
     let host = Host::discover(&config.cgroup.dir)?;
-    let v1: Vec<_> = host.mounts.iter().filter(|m| m.version == Version::V1).collect();
     let dir = config.cgroup.dir.display();
-    if v1.is_empty() {
-        let what =
-            if host.mounts.is_empty() { "no cgroup file system is mounted" } else { "only cgroup v2 is mounted" };
-        return Err(Exit::unavailable(format!(
-            "{what} below {dir}; this version of cgrove drives cgroup v1 hierarchies (see cgroup.dir)"
-        )));
+    if host.mounts.is_empty() {
+        return Err(Exit::unavailable(format!("no cgroup file system is mounted below {dir} (see cgroup.dir)")));
     }
     let refusal = |mount: &&Mount| {
-        let parent = Tree::new(mount, config.parent()).dir(&GroupPath::root());
+        let parent = Tree::new(mount, config.parents()).dir(&GroupPath::root());
         let existing = parent.ancestors().find(|d| d.is_dir()).map(Path::to_owned).unwrap_or_else(|| mount.dir.clone());
         access(&existing, AccessFlags::W_OK).err().map(|errno| (existing, errno))
     };
-    let refusals: Vec<_> = v1.iter().filter_map(refusal).collect();
-    if refusals.len() < v1.len() {
+    let refusals: Vec<_> = host.mounts.iter().filter_map(|m| refusal(&m)).collect();
+    if refusals.len() < host.mounts.len() {
         return Ok(());
     }
     let (path, errno) = &refusals[0];

@@ -339,6 +339,8 @@ async fn drifted(watch: &mut Option<(Watch, Ready)>) -> bool {
 
 fn verb(action: &Action) -> String {
     match &action.op {
+        Op::EnableAbove { controllers } => format!("{} handed down from the root", controllers.join(" ")),
+        Op::Settle => "its processes moved into its leaf".into(),
         Op::Create => "created".into(),
         Op::Adopt { .. } => "adopted".into(),
         Op::Write(w) => format!("{} = {}", w.file, w.to.join(", ")),

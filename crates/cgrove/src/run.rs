@@ -153,7 +153,7 @@ impl Daemon {
         let gone = library.gone.clone();
         let reconciler = Reconciler::new(config.clone(), board, document, engine);
         let reconciler = tokio::spawn(reconciler.run(stopped));
-        info!(node = config.node, parent = %config.parent(), listen = ?config.server.listen, "cgrove {} runs", env!("CARGO_PKG_VERSION"));
+        info!(node = config.node, parent = config.parent_shown(), listen = ?config.server.listen, "cgrove {} runs", env!("CARGO_PKG_VERSION"));
         Ok(Self { stop, reconciler, tasks, gone, redis, sampler, _demo: demo })
     }
 

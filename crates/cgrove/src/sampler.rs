@@ -115,7 +115,7 @@ impl Loop {
     fn prepare(&self, template: Template) -> Option<Sampler> {
         match Host::discover(&self.config.cgroup.dir) {
             Ok(host) => {
-                let sampler = Sampler::new(template, &host, self.config.parent(), self.budget);
+                let sampler = Sampler::new(template, &host, self.config.parents(), self.budget);
                 info!(io_source = sampler.io_source, "sampling");
                 self.board.usage(|u| u.io_source = sampler.io_source);
                 Some(sampler)

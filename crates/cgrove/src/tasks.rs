@@ -76,7 +76,8 @@ impl Subject<'_> {
             if moves.is_empty() || pass > PASSES {
                 return Synced { look, moved: moved.len(), faults };
             }
-            let result = attach::run(self.host, self.config.parent(), &moves);
+            let result = attach::run(self.host, self.config.parents(), &moves);
+            origins.left(&moves, &result.done);
             moved.extend(result.done);
             faults.extend(result.faults);
         }

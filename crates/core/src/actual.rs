@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ControllerSet, GroupPath};
+use crate::knobs::DevId;
 
 /// What percentages and rounding refer to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +14,12 @@ pub struct Machine {
     pub memory: u64,
     /// CPUs online.
     pub cpus: u64,
-    /// Page size, bytes: v1 rounds memory limits down to it.
+    /// Page size, bytes: memory limits are rounded down to it.
     pub page: u64,
+    /// Whole disks, for `"*"`.
+    pub disks: Vec<DevId>,
+    /// The block devices that the document names by path; ones that do not exist are missing.
+    pub devices: BTreeMap<String, DevId>,
 }
 
 /// A kernel's cgroup interface version.
@@ -46,8 +51,10 @@ pub struct Hierarchy {
     pub complete: bool,
     /// Names of the knob files that groups here have.
     pub files: BTreeSet<String>,
-    /// What a parent directory yet to be made would inherit: cpuset files of the nearest directory that exists.
+    /// v1: what a parent directory yet to be made would inherit: cpuset files of the nearest directory that exists.
     pub above: BTreeMap<String, String>,
+    /// v2: controllers that some directory above the parent does not hand down yet.
+    pub closed_above: ControllerSet,
     /// Every group below the parent, and the parent itself as `/` when present.
     pub groups: BTreeMap<GroupPath, Group>,
 }
@@ -61,8 +68,10 @@ pub struct Group {
     pub values: BTreeMap<String, String>,
     /// The daemon itself runs here, or it holds kernel threads or others that may not move.
     pub pinned: Option<&'static str>,
-    /// Frozen (v1 freezer): processes cannot be drained.
+    /// Frozen: draining would thaw its processes.
     pub frozen: bool,
+    /// v2: its type is not `domain`: someone spreads threads here, or below a group above.
+    pub threaded: bool,
 }
 
 /// What the mark says.

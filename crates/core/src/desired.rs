@@ -35,7 +35,7 @@ pub struct Group {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
     pub form: Form,
-    /// Every group in document order, parents before children; never the parent `/` itself.
+    /// Every group directly before its descendants, siblings in document order; never the parent `/` itself.
     pub groups: IndexMap<GroupPath, Group>,
     /// The controllers whose hierarchies may be touched.
     pub controllers: ControllerSet,
@@ -53,6 +53,11 @@ impl Desired {
     /// The groups that a hierarchy with `controllers` should have.
     pub fn groups_in(&self, controllers: ControllerSet) -> impl Iterator<Item = (&GroupPath, &Group)> {
         self.groups.iter().filter(move |(_, g)| g.controllers.intersects(controllers))
+    }
+
+    /// The disks that any knob names by path, for whoever can look them up.
+    pub fn device_paths(&self) -> impl Iterator<Item = &str> {
+        self.groups.values().flat_map(|g| g.knobs.values()).flat_map(Value::device_paths)
     }
 
     /// The same tree, held by the hierarchies of `more` as well.

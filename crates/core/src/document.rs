@@ -15,7 +15,7 @@ pub use write::{to_by_controller, to_by_group};
 use crate::desired::Desired;
 use crate::ids::{GroupPath, MAX_DEPTH, check_name};
 use crate::json::{self, Json};
-use crate::knobs::{KNOBS, Knob, Side, find, parse_value};
+use crate::knobs::{Knob, Side, find, knobs, parse_value};
 
 /// Longest document, bytes (ZooKeeper's own default limit).
 pub const MAX_BYTES: usize = 1 << 20;
@@ -77,40 +77,48 @@ fn read_knob(
 
 /// Two spellings of one tunable on one group cannot both hold.
 fn check_twins(at: &Place, group: &crate::desired::Group) -> Result<(), DocumentError> {
-    const TWINS: [&[&str]; 12] = [
-        &["cpu.weight", "cpu.shares"],
-        &["cpu.max", "cpu.cfs_quota_us"],
-        &["cpu.max", "cpu.cfs_period_us"],
-        &["cpu.max.burst", "cpu.cfs_burst_us"],
-        &["memory.max", "memory.limit_in_bytes"],
-        &["memory.swap.max", "memory.memsw.limit_in_bytes"],
-        &["io.weight", "io.bfq.weight", "blkio.weight", "blkio.bfq.weight"],
-        &["cgroup.freeze", "freezer.state"],
-        &["io.max", "blkio.throttle.read_bps_device"],
-        &["io.max", "blkio.throttle.write_bps_device"],
-        &["io.max", "blkio.throttle.read_iops_device"],
-        &["io.max", "blkio.throttle.write_iops_device"],
-    ];
-    for twins in TWINS {
-        let named: Vec<_> = twins.iter().filter(|k| group.knobs.contains_key(*k)).collect();
-        if let [first, second, ..] = named[..] {
-            return Err(at.refuse(format!("{first} and {second}"), "these are two names of one knob; keep one".into()));
+    let set: Vec<&Knob> = group.knobs.keys().filter_map(|k| find(k)).collect();
+    for (i, second) in set.iter().enumerate() {
+        if let Some(first) = set[..i].iter().find(|first| are_twins(first, second)) {
+            let both = format!("{} and {}", first.name, second.name);
+            return Err(at.refuse(both, "these are two names of one knob; keep one".into()));
         }
     }
     for file in group.files.keys() {
-        let writes = |knob: &&Knob| {
-            let targets = [knob.v1, knob.v2].into_iter().filter_map(|side| match side {
-                Side::Files(files) => Some(files),
-                _ => None,
-            });
-            let also = knob.name == "blkio.weight" && file == "blkio.bfq.weight";
-            knob.name == file || also || targets.flatten().any(|target| target == file)
-        };
-        if let Some(knob) = group.knobs.keys().filter_map(|k| find(k)).find(writes) {
+        if let Some(knob) = set.iter().find(|k| k.name == file || targets(k).any(|target| target == file)) {
             return Err(at.refuse(file.clone(), format!("the knob {} sets this file as well; keep one", knob.name)));
         }
     }
     Ok(())
+}
+
+/// The files that a knob may come to, on either version.
+fn targets(knob: &Knob) -> impl Iterator<Item = &'static str> {
+    let name = knob.name;
+    [knob.v1, knob.v2].into_iter().flat_map(move |side| match side {
+        Side::Native => vec![name],
+        Side::Files(files) | Side::FirstOf(files) => files.to_vec(),
+        Side::Absent(_) => Vec::new(),
+    })
+}
+
+/// Do both set the same thing? Halves of one limit, and different columns of one file, do not.
+fn are_twins(a: &Knob, b: &Knob) -> bool {
+    const PARTS: [&[&str]; 5] = [
+        &["cpu.cfs_quota_us", "cpu.cfs_period_us"],
+        &["devices.allow", "devices.deny"],
+        &["blkio.weight", "blkio.weight_device"],
+        &["blkio.bfq.weight", "blkio.bfq.weight_device"],
+        &[
+            "blkio.throttle.read_bps_device",
+            "blkio.throttle.write_bps_device",
+            "blkio.throttle.read_iops_device",
+            "blkio.throttle.write_iops_device",
+        ],
+    ];
+    a.controller == b.controller
+        && !PARTS.iter().any(|parts| parts.contains(&a.name) && parts.contains(&b.name))
+        && targets(a).any(|file| targets(b).any(|other| file == other))
 }
 
 fn known_knob(name: &str) -> Option<&'static Knob> {
@@ -118,5 +126,5 @@ fn known_knob(name: &str) -> Option<&'static Knob> {
 }
 
 fn nearest_knob(name: &str) -> Option<&'static str> {
-    nearest(name, KNOBS.iter().map(|k| k.name))
+    nearest(name, knobs().map(|k| k.name))
 }

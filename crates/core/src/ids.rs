@@ -28,6 +28,8 @@ pub enum Controller {
     PerfEvent,
     Rdma,
     Misc,
+    /// Not a controller: the `cgroup.*` files that every v2 group has. No document names it.
+    Core,
 }
 
 impl Controller {
@@ -66,6 +68,7 @@ impl Controller {
             Self::PerfEvent => "perf_event",
             Self::Rdma => "rdma",
             Self::Misc => "misc",
+            Self::Core => "cgroup",
         }
     }
 
@@ -77,6 +80,12 @@ impl Controller {
     /// Either name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|c| c.name() == name || c.v1_name() == name)
+    }
+
+    /// On v2 every group has it, whatever `cgroup.subtree_control` says: `cpu.stat` counts for all, freezing is the
+    /// core's own, devices and perf_event work by attached programs and descriptors.
+    pub fn implicit_on_v2(self) -> bool {
+        matches!(self, Self::Cpuacct | Self::Devices | Self::Freezer | Self::PerfEvent | Self::Core)
     }
 }
 
@@ -114,8 +123,20 @@ impl ControllerSet {
         self.0 == 0
     }
 
+    /// What is in `self` and not in `other`.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Controller> {
-        Controller::ALL.into_iter().filter(move |c| self.contains(*c))
+        Controller::ALL.into_iter().chain([Controller::Core]).filter(move |c| self.contains(*c))
+    }
+
+    /// Those that `cgroup.subtree_control` switches.
+    #[must_use]
+    pub fn switchable(self) -> Self {
+        self.iter().filter(|c| !c.implicit_on_v2()).collect()
     }
 }
 
@@ -187,6 +208,18 @@ impl GroupPath {
 
     pub fn components(&self) -> impl Iterator<Item = &str> {
         self.0.split('/').filter(|c| !c.is_empty())
+    }
+
+    /// The leaf below a v2 group that holds its processes while it has groups below.
+    #[must_use]
+    pub fn leaf(&self) -> Self {
+        let base = if self.is_root() { "" } else { &self.0 };
+        Self(format!("{base}/{TASKS_LEAF}"))
+    }
+
+    /// Is this such a leaf?
+    pub fn is_leaf(&self) -> bool {
+        self.name() == TASKS_LEAF
     }
 
     /// 0 for the parent itself.

@@ -11,8 +11,8 @@ pub use convert::{
     blkio_to_io_weight, io_to_blkio_weight, shares_to_weight, shares_to_weight_runc, weight_to_shares,
     weight_to_shares_runc,
 };
-pub use lists::{DevId, IdSet};
-pub use resolve::{CpuConversion, FileWant, Resolved, resolve_v1};
-pub use table::{KNOBS, Kind, Knob, Side, Unset, find, witness};
-pub use value::{IoLimits, Value, parse_value};
-pub use want::{MEMORY_MAX, Want, parse_rates};
+pub use lists::{DevId, DeviceRule, IdSet};
+pub use resolve::{CpuConversion, FileWant, Resolved, Settings, Site};
+pub use table::{Field, Kind, Knob, Side, Unset, find, knobs, witness};
+pub use value::{Value, parse_value};
+pub use want::{Lines, MEMORY_MAX, Want};

@@ -3,6 +3,7 @@
 mod diff;
 mod group;
 mod guard;
+mod inner;
 mod protect;
 mod prune;
 mod steps;
@@ -16,7 +17,7 @@ use serde::Serialize;
 
 pub use diff::{files_to_read, plan};
 pub use guard::Guard;
-pub use protect::{Protected, is_container};
+pub use protect::{Protected, is_container, unit_of};
 
 use crate::ids::GroupPath;
 use crate::knobs::{CpuConversion, Want};
@@ -85,8 +86,12 @@ pub struct Action {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum Op {
+    /// v2: in every directory above the parent, from the root, hand these controllers down.
+    EnableAbove { controllers: Vec<String> },
     /// mkdir, then mark.
     Create,
+    /// v2: the group's own processes move into its leaf.
+    Settle,
     /// Mark a group that exists, with files that are already as wanted.
     Adopt { files: Vec<(String, String)> },
     /// Write a file.

@@ -1,5 +1,6 @@
 //! Usage in cgrouparch's shape: a template of the tree's constant bytes, with numbers spliced in.
 
+use crate::actual::Version;
 use crate::desired::Desired;
 use crate::ids::{Controller, GroupPath};
 
@@ -28,7 +29,7 @@ impl Gauge {
         }
     }
 
-    /// The controller whose v1 hierarchy has the file.
+    /// The controller whose hierarchy has the file.
     pub fn controller(self) -> Controller {
         match self {
             Self::Cpu => Controller::Cpuacct,
@@ -39,11 +40,13 @@ impl Gauge {
     }
 
     /// Appends the JSON value for the file's text. Text that is not as expected gives `{}`, like a missing group.
-    pub fn render(self, text: &[u8], out: &mut Vec<u8>) {
-        let key: &[u8] = match self {
-            Self::Io => return render_io(text, out),
-            Self::Cpu => b"{\"usage\":",
-            Self::Memory | Self::Pids => b"{\"current\":",
+    pub fn render(self, version: Version, text: &[u8], out: &mut Vec<u8>) {
+        let key: &[u8] = match (self, version) {
+            (Self::Io, Version::V1) => return render_io(text, out),
+            (Self::Io, Version::V2) => return render_io_stat(text, out),
+            (Self::Cpu, Version::V2) => return render_cpu_stat(text, out),
+            (Self::Cpu, Version::V1) => b"{\"usage\":",
+            (Self::Memory | Self::Pids, _) => b"{\"current\":",
         };
         match digits(text) {
             Some(number) => {
@@ -64,6 +67,43 @@ fn digits(text: &[u8]) -> Option<&[u8]> {
         && text.iter().all(u8::is_ascii_digit)
         && (text[0] != b'0' || text.len() == 1);
     plain.then_some(text)
+}
+
+/// v2's cpu.stat begins with `usage_usec`; the value is in nanoseconds on either version.
+fn render_cpu_stat(text: &[u8], out: &mut Vec<u8>) {
+    let mut lines = text.split(|b| *b == b'\n');
+    let number = lines.find_map(|l| l.strip_prefix(b"usage_usec ")).and_then(digits);
+    match number {
+        Some(b"0") => out.extend_from_slice(b"{\"usage\":0}"),
+        Some(number) => {
+            out.extend_from_slice(b"{\"usage\":");
+            out.extend_from_slice(number);
+            out.extend_from_slice(b"000}");
+        }
+        None => out.extend_from_slice(b"{}"),
+    }
+}
+
+/// v2's io.stat: `8:0 rbytes=1 wbytes=2 rios=3 ...`; a device without traffic has no numbers.
+fn render_io_stat(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'{');
+    let mut comma: &[u8] = b"";
+    for line in text.split(|b| *b == b'\n') {
+        let mut words = line.split(|b| *b == b' ');
+        let id = words.next().unwrap_or_default();
+        let is_id = !id.is_empty() && id.iter().all(|b| b.is_ascii_digit() || *b == b':');
+        let (mut read, mut written) = (None, None);
+        for word in words {
+            read = read.or_else(|| word.strip_prefix(b"rbytes=").and_then(digits));
+            written = written.or_else(|| word.strip_prefix(b"wbytes=").and_then(digits));
+        }
+        let (true, Some(read), Some(written)) = (is_id, read, written) else { continue };
+        for part in [comma, b"\"", id, b"\":{\"Read\":", read, b",\"Write\":", written, b"}"] {
+            out.extend_from_slice(part);
+        }
+        comma = b",";
+    }
+    out.push(b'}');
 }
 
 /// `8:0 Read 123` lines; Sync, Async, Discard and Total are left out.
@@ -180,8 +220,12 @@ mod tests {
     use crate::document::parse;
 
     fn rendered(gauge: Gauge, text: &str) -> String {
+        rendered_from(Version::V1, gauge, text)
+    }
+
+    fn rendered_from(version: Version, gauge: Gauge, text: &str) -> String {
         let mut out = Vec::new();
-        gauge.render(text.as_bytes(), &mut out);
+        gauge.render(version, text.as_bytes(), &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -195,6 +239,18 @@ mod tests {
         for odd in ["", "x", "-1", "01", "1 2", "\"", "123456789012345678901"] {
             assert_eq!(rendered(Gauge::Cpu, odd), "{}", "{odd:?}");
         }
+    }
+
+    #[test]
+    fn v2_gives_the_same_values() {
+        let v2 = |gauge, text| rendered_from(Version::V2, gauge, text);
+        assert_eq!(v2(Gauge::Cpu, "usage_usec 12\nuser_usec 5\n"), r#"{"usage":12000}"#);
+        assert_eq!(v2(Gauge::Cpu, "usage_usec 0\n"), r#"{"usage":0}"#);
+        assert_eq!(v2(Gauge::Cpu, "user_usec 5\n"), "{}");
+        assert_eq!(v2(Gauge::Memory, "4096\n"), r#"{"current":4096}"#);
+        let io = "8:0 rbytes=5 wbytes=6 rios=1 wios=1 dbytes=0 dios=0\n253:1 \n8:16 rbytes=1 wbytes=2 rios=0 wios=0\n";
+        assert_eq!(v2(Gauge::Io, io), r#"{"8:0":{"Read":5,"Write":6},"8:16":{"Read":1,"Write":2}}"#);
+        assert_eq!((v2(Gauge::Io, ""), v2(Gauge::Io, "\"x rbytes=1 wbytes=2\n")), ("{}".into(), "{}".into()));
     }
 
     #[test]

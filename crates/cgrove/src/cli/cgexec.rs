@@ -6,10 +6,11 @@ use std::process::Command;
 use cgrove_cgroupfs::apply::{Apply, Outcome};
 use cgrove_cgroupfs::host::{Host, Mount};
 use cgrove_cgroupfs::paths::Tree;
+use cgrove_core::actual::Version;
 use cgrove_core::desired::Desired;
 use cgrove_core::document::nearest;
 use cgrove_core::ids::{Controller, GroupPath};
-use cgrove_core::plan::{Approval, Op, plan};
+use cgrove_core::plan::{Action, Approval, Op, plan};
 
 use super::args::Args;
 use super::document;
@@ -75,7 +76,7 @@ fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) 
     let mounts = mounts(host, desired, path);
     let has_cpu = mounts.iter().any(|m| m.controllers.contains(Controller::Cpu));
     for mount in &mounts {
-        let tree = Tree::new(mount, config.parent());
+        let tree = Tree::new(mount, config.parents());
         if !tree.dir(path).is_dir() {
             term::err(&format!(
                 "cgrove: warning: {path} does not exist in {} yet; the daemon, `cgrove apply` or --create makes it",
@@ -95,21 +96,40 @@ fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) 
             "cpuacct" if has_cpu => continue,
             other => other,
         };
-        out.push(format!("-g {names}:{}", tree.from_root(path)));
+        // libcgroup finds the v2 hierarchy by any controller that its root lists.
+        let names = if mount.version == Version::V2 { first_listed(mount) } else { names };
+        out.push(format!("-g {names}:{}", tree.from_root(&seat(&tree, desired, mount, path))));
     }
     out.join(" ")
 }
 
+/// A v2 hierarchy by the name that libcgroup knows it by: cpu, else the first other one.
+fn first_listed(mount: &Mount) -> &'static str {
+    let mut listed = mount.controllers.switchable().iter();
+    listed.next().map_or("cpu", Controller::name)
+}
+
+/// Where the group's processes are kept, or will be once it is made.
+fn seat(tree: &Tree, desired: &Desired, mount: &Mount, path: &GroupPath) -> GroupPath {
+    let inner = desired.groups_in(mount.controllers).any(|(p, _)| p.is_below(path));
+    if mount.version == Version::V2 && inner { path.leaf() } else { tree.seat(path) }
+}
+
 /// Creates these groups and what is above them, nothing else.
 fn make<'a>(config: &Config, desired: &Desired, paths: impl Iterator<Item = &'a GroupPath>) -> Result<(), Exit> {
-    let wanted: Vec<GroupPath> = paths.flat_map(|p| std::iter::once(p.clone()).chain(p.ancestors())).collect();
+    let wanted: Vec<GroupPath> = paths
+        .flat_map(|p| std::iter::once(p.clone()).chain(p.ancestors()))
+        .flat_map(|p| [p.leaf(), p])
+        .collect();
+    engine::make_parent(config, desired)?;
     let engine::Scenery { host, actual, .. } = engine::observe(config, desired)?;
     let plan = plan(desired, &actual, &config.cgroup.policy, &Approval::default());
     // A group comes with its knobs: without them a process could run unlimited for a moment.
     let fresh =
         |g: &GroupPath, h: &str| plan.actions.iter().any(|a| a.op == Op::Create && a.group == *g && a.hierarchy == h);
-    let actions: Vec<_> =
-        plan.due().filter(|a| wanted.contains(&a.group) && fresh(&a.group, &a.hierarchy)).cloned().collect();
+    let hands_down = |op: &Op| matches!(op, Op::Settle) || matches!(op, Op::Write(w) if w.file == "cgroup.subtree_control");
+    let needed = |a: &&Action| wanted.contains(&a.group) && (fresh(&a.group, &a.hierarchy) || hands_down(&a.op));
+    let actions: Vec<_> = plan.due().filter(needed).cloned().collect();
     let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &actions);
     for action in &actions {
         if let Outcome::Failed { fault } = apply.run(action) {
@@ -131,7 +151,8 @@ pub(super) fn exec(args: &Args, group: &str, command: &[String]) -> Result<u8, E
     let path = paths_of(&desired, group, false).map_err(own)?.remove(0);
     let host = Host::discover(&config.cgroup.dir).map_err(|e| own(e.into()))?;
     for mount in mounts(&host, &desired, &path) {
-        let file = Tree::new(mount, config.parent()).procs(&path);
+        let tree = Tree::new(mount, config.parents());
+        let file = tree.procs(&seat(&tree, &desired, mount, &path));
         // 0 means the writer itself.
         std::fs::write(&file, "0").map_err(|e| {
             let mend = match e.kind() {

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use cgrove_cgroupfs::apply::Outcome;
-use cgrove_cgroupfs::attach::{Move, Origins};
+use cgrove_cgroupfs::attach::{Move, Origins, left_unit};
 use cgrove_core::desired::Desired;
-use cgrove_core::ids::GroupPath;
+use cgrove_core::ids::{GroupPath, TASKS_LEAF};
 use cgrove_core::plan::{self as core, Action, Op, Plan, Prune};
 use serde_json::json;
 
@@ -30,7 +30,7 @@ pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     if args.global.json() {
         let moves: Vec<_> = moves
             .iter()
-            .map(|m| json!({"hierarchy": m.hierarchy, "group": m.group, "pid": m.pid, "from": m.from}))
+            .map(|m| json!({"hierarchy": m.hierarchy, "group": m.group, "pid": m.pid, "from": m.from, "unit": m.unit}))
             .collect();
         let report = json!({
             "digest": plan.digest(), "document": desired.digest, "actions": plan.actions, "moves": moves,
@@ -129,7 +129,7 @@ fn config_or_default(args: &Args, tree: Option<&str>) -> Result<Arc<Config>, Exi
     match tree {
         Some(_) if !args.global.has_config() => {
             let path = args.global.config();
-            term::err(&format!("cgrove: no {}: planning with the defaults, for the parent /", path.display()));
+            term::err(&format!("cgrove: no {}: planning with the defaults", path.display()));
             Ok(Arc::new(config::standard(config::environment())?))
         }
         _ => document::load(args),
@@ -152,7 +152,7 @@ fn header(config: &Config, desired: &Desired, place: &str) -> String {
         Prune::All => "all",
         Prune::None => "none",
     };
-    format!("{place}\n{} groups, parent {}, prune {prune}\n", desired.groups.len(), config.parent())
+    format!("{place}\n{} groups, parent {}, prune {prune}\n", desired.groups.len(), config.parent_shown())
 }
 
 /// The plan for people: one block a group, what happens first in colour, then the knobs.
@@ -162,11 +162,15 @@ pub(super) fn render(plan: &Plan, moves: &[Move], desired: &Desired, paint: Pain
         let _ = writeln!(out, "{} {warning}", paint.yellow("warning"));
     }
     let mut groups: BTreeMap<&GroupPath, Vec<&Action>> = BTreeMap::new();
-    for action in &plan.actions {
+    // Leaves are part of their groups, which say so themselves where it matters.
+    for action in plan.actions.iter().filter(|a| !a.group.is_leaf()) {
         groups.entry(&action.group).or_default().push(action);
     }
     for (path, actions) in &groups {
         block(&mut out, path, actions, paint);
+    }
+    for line in leaving(moves) {
+        let _ = writeln!(out, "{} {line}", paint.yellow("warning"));
     }
     for (group, count) in count_moves(moves) {
         let _ = writeln!(out, "  {} {group}  {count} to move in", paint.yellow("»"));
@@ -228,6 +232,12 @@ fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) 
     let mut said = Vec::new();
     for action in actions {
         match &action.op {
+            Op::EnableAbove { controllers } => {
+                let _ = writeln!(out, "      {:<28} {} handed down from the root", "controllers", controllers.join(" "));
+            }
+            Op::Settle => {
+                let _ = writeln!(out, "      {:<28} its processes move there, because groups are made below", TASKS_LEAF);
+            }
             Op::Write(w) if w.want.is_some() => {
                 let from =
                     w.from.as_ref().filter(|f| !f.is_empty()).map(|f| format!("{} → ", shorten(f))).unwrap_or_default();
@@ -249,6 +259,17 @@ fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) 
             let _ = writeln!(out, "      {} {why}", paint.red("held:"));
         }
     }
+}
+
+/// Moves that take processes out of systemd units, one line for each unit and group.
+fn leaving(moves: &[Move]) -> Vec<String> {
+    let mut by_unit: BTreeMap<(&String, &GroupPath), Vec<i32>> = BTreeMap::new();
+    for step in moves {
+        if let Some(unit) = &step.unit {
+            by_unit.entry((unit, &step.group)).or_default().push(step.pid);
+        }
+    }
+    by_unit.into_iter().map(|((unit, group), pids)| left_unit(unit, group, &pids)).collect()
 }
 
 /// The kernel's "no limit" and several lines made readable.
@@ -277,7 +298,8 @@ fn summary(plan: &Plan, moves: &[Move], paint: Paint) -> String {
         return paint.green("Nothing to change.");
     }
     let paths = |wanted: fn(&Op) -> bool| {
-        let set: BTreeSet<_> = plan.due().filter(|a| wanted(&a.op)).map(|a| &a.group).collect();
+        let due = plan.due().filter(|a| wanted(&a.op) && !a.group.is_leaf());
+        let set: BTreeSet<_> = due.map(|a| &a.group).collect();
         set.len()
     };
     let writes = plan.due().filter(|a| matches!(&a.op, Op::Write(w) if w.want.is_some())).count();
@@ -324,13 +346,15 @@ mod tests {
             complete: true,
             files: files.iter().map(|f| (*f).to_owned()).collect(),
             above: BTreeMap::new(),
+            closed_above: Default::default(),
             groups: groups.clone().into(),
         };
         let hierarchies = vec![
             hierarchy("cpu", Controller::Cpu, &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"]),
             hierarchy("memory", Controller::Memory, &["memory.limit_in_bytes"]),
         ];
-        Actual { machine: Machine { memory: 8 << 30, cpus: 4, page: 4096 }, hierarchies }
+        let machine = Machine { memory: 8 << 30, cpus: 4, page: 4096, disks: Vec::new(), devices: BTreeMap::new() };
+        Actual { machine, hierarchies }
     }
 
     /// The plan as people see it; change it on purpose only.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cgrove_core::actual::{Actual, Marked, Version};
+use cgrove_core::actual::{Actual, Marked};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
 use serde_json::json;
@@ -39,9 +39,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Exit> {
                         "knobs": n.knobs, "processes": n.processes })
             })
             .collect();
-        term::out(&json!({ "parent": config.parent(), "groups": list }).to_string());
+        term::out(&json!({ "parent": config.parent_shown(), "groups": list }).to_string());
     } else {
-        term::out(&render(config.parent(), &nodes, Paint::stdout()));
+        term::out(&render(&config.parent_shown(), &nodes, Paint::stdout()));
     }
     Ok(0)
 }
@@ -56,10 +56,10 @@ fn merge(
     for path in desired.groups.keys() {
         nodes.entry(path.clone()).or_default().declared = true;
     }
-    for hierarchy in actual.hierarchies.iter().filter(|h| h.version == Version::V1) {
+    for hierarchy in &actual.hierarchies {
         let Some(mount) = host.mount(&hierarchy.label) else { continue };
-        let tree = cgrove_cgroupfs::paths::Tree::new(mount, config.parent());
-        for (path, group) in hierarchy.groups.iter().filter(|(p, _)| !p.is_root()) {
+        let tree = cgrove_cgroupfs::paths::Tree::new(mount, config.parents());
+        for (path, group) in hierarchy.groups.iter().filter(|(p, _)| !p.is_root() && !p.is_leaf()) {
             let node = nodes.entry(path.clone()).or_default();
             node.hierarchies.push(hierarchy.label.clone());
             node.foreign |= matches!(group.mark, Marked::Foreign(_));
@@ -71,15 +71,17 @@ fn merge(
                     .filter_map(|(file, _)| Some((file.clone(), group.values.get(file)?.trim().replace('\n', ", "))));
                 node.knobs.extend(values);
             }
-            let listed = std::fs::read_to_string(tree.procs(path)).unwrap_or_default();
-            node.processes.extend(listed.lines().filter_map(|l| l.parse::<i32>().ok()));
+            for seat in [path.clone(), tree.seat(path)] {
+                let listed = std::fs::read_to_string(tree.procs(&seat)).unwrap_or_default();
+                node.processes.extend(listed.lines().filter_map(|l| l.parse::<i32>().ok()));
+            }
         }
     }
     nodes
 }
 
-fn render(parent: &GroupPath, nodes: &BTreeMap<GroupPath, Node>, paint: Paint) -> String {
-    let mut out = paint.bold(parent.as_str());
+fn render(parent: &str, nodes: &BTreeMap<GroupPath, Node>, paint: Paint) -> String {
+    let mut out = paint.bold(parent);
     let paths: Vec<&GroupPath> = nodes.keys().collect();
     // For each open level, whether another sibling follows.
     let more = |path: &GroupPath, at: usize| {
@@ -120,7 +122,9 @@ fn render(parent: &GroupPath, nodes: &BTreeMap<GroupPath, Node>, paint: Paint) -
 /// Bytes as people write them.
 fn readable(file: &str, value: &str) -> String {
     match value.parse::<u64>() {
-        Ok(bytes) if file.ends_with("_in_bytes") => cgrove_core::knobs::Want::Bytes(Some(bytes)).shown(),
+        Ok(bytes) if file.ends_with("_in_bytes") || file.starts_with("memory.") || file.starts_with("hugetlb.") => {
+            cgrove_core::knobs::Want::Bytes { bytes: Some(bytes), unlimited: "max", page: None }.shown()
+        }
         _ => value.into(),
     }
 }
@@ -148,6 +152,6 @@ mod tests {
         add("/a/x", true, false);
         add("/b", false, false);
         let expected = "/p\n├─ a   memory.limit_in_bytes 1M\n│  └─ x\n└─ b   not in the document";
-        assert_eq!(render(&GroupPath::parse("/p").unwrap(), &nodes, Paint::none()), expected);
+        assert_eq!(render("/p", &nodes, Paint::none()), expected);
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cgrove_cgroupfs::host::Parents;
 use cgrove_cgroupfs::ledger::Ledger;
 use cgrove_cgroupfs::mark::Identity;
 use cgrove_core::ids::GroupPath;
@@ -139,16 +140,21 @@ fn cgroup(raw: RawCgroup, cpu: &RawCpu, state_dir: &Path) -> Result<Cgroup, Bad>
         "runc" => CpuConversion::Runc,
         other => return Err(("cpu.conversion", format!("{other:?} is not one of \"linear\", \"runc\""))),
     };
-    let parent = raw.parent.unwrap_or_else(|| "/".into());
-    let trimmed = if parent.len() > 1 { parent.trim_end_matches('/') } else { &parent };
-    let parent = GroupPath::parse(trimmed).map_err(|e| ("cgroup.parent", e.0))?;
+    let parent = |text: &str| {
+        let trimmed = if text.len() > 1 { text.trim_end_matches('/') } else { text };
+        GroupPath::parse(trimmed).map_err(|e| ("cgroup.parent", e.0))
+    };
+    let parents = match &raw.parent {
+        Some(text) => Parents { v1: parent(text)?, v2: parent(text)? },
+        None => Parents { v1: parent("/")?, v2: parent("/cgrove")? },
+    };
     let ledger_only = match raw.marks.as_deref().unwrap_or("auto") {
         "auto" => false,
         "state_dir" => true,
         other => return Err(("cgroup.marks", format!("{other:?} is not one of \"auto\", \"state_dir\""))),
     };
     let instance = raw.instance.unwrap_or_else(|| "cgrove".into());
-    let identity = Identity { instance, parent, ledger: Arc::new(Ledger::new(state_dir)), ledger_only };
+    let identity = Identity { instance, parents, ledger: Arc::new(Ledger::new(state_dir)), ledger_only };
     Ok(Cgroup {
         dir: raw.dir.unwrap_or_else(|| "/sys/fs/cgroup".into()),
         identity,

@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(config.server.listen, ["127.0.0.1:43409".parse().unwrap()]);
         assert_eq!((config.tasks.interval.as_secs(), config.usage.keep.as_secs()), (30, 300));
         assert_eq!((config.redis.prefix.as_str(), config.usage.store), ("cgroup_arch", StoreKind::Memory));
-        assert!(config.parent().is_root());
+        assert_eq!((config.parents().v1.as_str(), config.parents().v2.as_str()), ("/", "/cgrove"));
     }
 
     #[test]

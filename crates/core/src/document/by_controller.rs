@@ -1,10 +1,12 @@
 //! cgrouparch's form: `{"cpu": {"sub_cgroup": {name: {"conf": {...}, "sub_cgroup": {...}}}}}`.
 
+use std::collections::HashMap;
+
 use indexmap::IndexMap;
 
 use super::error::{DocumentError, Place};
 use super::{check_twins, child_path, known_knob, nearest_knob, read_knob};
-use crate::desired::{Desired, Form};
+use crate::desired::{Desired, Form, Group};
 use crate::ids::{Controller, ControllerSet, GroupPath};
 use crate::json::Json;
 use crate::knobs::{Knob, Value};
@@ -39,10 +41,28 @@ pub(super) fn parse(top: &[(String, Json)]) -> Result<Desired, DocumentError> {
         }
         Walk { controller, desired: &mut desired }.node(&root.down(key), &GroupPath::root(), node)?;
     }
+    desired.groups = in_tree_order(desired.groups);
     for (path, group) in &desired.groups {
         check_twins(&root.down(path.as_str()), group)?;
     }
     Ok(desired)
+}
+
+/// Trees of several controllers, merged: each group directly before its descendants, siblings as they first came.
+fn in_tree_order(mut groups: IndexMap<GroupPath, Group>) -> IndexMap<GroupPath, Group> {
+    let mut below: HashMap<GroupPath, Vec<GroupPath>> = HashMap::new();
+    for path in groups.keys() {
+        below.entry(path.up().unwrap_or_else(GroupPath::root)).or_default().push(path.clone());
+    }
+    let mut out = IndexMap::with_capacity(groups.len());
+    let mut todo = vec![GroupPath::root()];
+    while let Some(path) = todo.pop() {
+        if let Some(group) = groups.swap_remove(&path) {
+            out.insert(path.clone(), group);
+        }
+        todo.extend(below.remove(&path).unwrap_or_default().into_iter().rev());
+    }
+    out
 }
 
 struct Walk<'a> {
@@ -143,7 +163,7 @@ mod tests {
         assert_eq!(paths, ["/a", "/b", "/b/b1"]);
         let a = &desired.groups[&GroupPath::parse("/a").unwrap()];
         assert_eq!(a.controllers, ControllerSet::from_iter([Controller::Cpu, Controller::Cpuacct, Controller::Io]));
-        assert_eq!(a.knobs["blkio.weight"], Value::Int(500));
+        assert_eq!(a.knobs["blkio.weight"], Value::Keyed([("default".into(), [("", Some(500))].into())].into()));
         assert_eq!(desired.groups[1].knobs["cpu.shares"], Value::Int(100));
         assert_eq!(desired.lookup("b1").len(), 1);
         assert!(desired.warnings.is_empty());

@@ -7,7 +7,7 @@ use super::{check_twins, child_path, known_knob, read_knob};
 use crate::desired::{Desired, Form, Group};
 use crate::ids::{Controller, ControllerSet, GroupPath};
 use crate::json::Json;
-use crate::knobs::KNOBS;
+use crate::knobs::knobs;
 
 const TOP: [&str; 3] = ["groups", "controllers", "allow_removals"];
 const GROUP: [&str; 5] = ["knobs", "files", "pid_files", "allow_reclaim", "groups"];
@@ -32,6 +32,10 @@ pub(super) fn parse(top: &[(String, Json)]) -> Result<Desired, DocumentError> {
     let mut controllers = named.unwrap_or_else(|| MEASURED.into_iter().collect::<ControllerSet>().union(needed));
     if controllers.contains(Controller::Cpu) {
         controllers.insert(Controller::Cpuacct);
+    }
+    // No list names the files that every v2 group has.
+    if needed.contains(Controller::Core) {
+        controllers.insert(Controller::Core);
     }
     for group in groups.values_mut() {
         group.controllers = controllers;
@@ -119,10 +123,10 @@ fn read_group(
     for (key, value) in entries {
         let here = at.down(key);
         match (key.as_str(), value) {
-            ("knobs", Json::Object(knobs)) => {
-                for (name, json) in knobs {
+            ("knobs", Json::Object(settings)) => {
+                for (name, json) in settings {
                     let knob =
-                        known_knob(name).ok_or_else(|| here.unknown(name, "knob", KNOBS.iter().map(|k| k.name)))?;
+                        known_knob(name).ok_or_else(|| here.unknown(name, "knob", knobs().map(|k| k.name)))?;
                     let (name, value) = read_knob(&here.down(name), knob, json)?;
                     group.knobs.insert(name, value);
                 }

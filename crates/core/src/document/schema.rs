@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::ids::Controller;
-use crate::knobs::{KNOBS, Kind, Knob};
+use crate::knobs::{Field, Kind, Knob, knobs};
 
 /// Draft 2020-12. It is as strict as JSON Schema can be; duplicate keys and twin knobs are left to `cgrove check`.
 pub fn json_schema() -> Value {
@@ -32,7 +32,7 @@ pub fn json_schema() -> Value {
             "group": {
                 "type": "object", "additionalProperties": false,
                 "properties": {
-                    "knobs": {"type": "object", "additionalProperties": false, "properties": knobs(KNOBS.iter())},
+                    "knobs": {"type": "object", "additionalProperties": false, "properties": schemas(knobs())},
                     "files": {"type": "object", "additionalProperties": {"type": ["string", "number"]}},
                     "pid_files": {"type": "array", "items": {"type": "string", "pattern": "^/"}},
                     "allow_reclaim": {"type": "boolean"},
@@ -57,7 +57,7 @@ fn by_controller() -> Map<String, Value> {
     let mut out = Map::new();
     for name in controller_names() {
         let controller = Controller::parse(name);
-        let mut conf = knobs(KNOBS.iter().filter(|k| Some(k.controller) == controller));
+        let mut conf = schemas(knobs().filter(|k| Some(k.controller) == controller));
         for (short, long) in [("share", "cpu.shares"), ("weight", "blkio.weight")] {
             if let Some(schema) = conf.get(long).cloned() {
                 conf.insert(short.into(), schema);
@@ -75,7 +75,7 @@ fn by_controller() -> Map<String, Value> {
     out
 }
 
-fn knobs(rows: impl Iterator<Item = &'static Knob>) -> Map<String, Value> {
+fn schemas(rows: impl Iterator<Item = &'static Knob>) -> Map<String, Value> {
     rows.map(|k| (k.name.to_owned(), knob(k))).collect()
 }
 
@@ -108,16 +108,53 @@ fn knob(knob: &Knob) -> Value {
             vec![json!({"type": "string", "pattern": "^[0-9, -]+$"}), json!({"type": "integer", "minimum": 0})]
         }
         Kind::State => vec![json!({"enum": ["FROZEN", "THAWED"]})],
-        Kind::Rates { .. } => vec![devices(json!({"anyOf": bytes()}))],
-        Kind::IoMax => {
-            let limit = json!({"anyOf": bytes()});
-            let limits = json!({"rbps": limit, "wbps": limit, "riops": limit, "wiops": limit});
-            vec![devices(json!({"type": "object", "additionalProperties": false, "properties": limits}))]
+        Kind::Clamp => vec![
+            json!({"type": "number", "minimum": 0, "maximum": 100}),
+            json!({"type": "string", "pattern": "^\\s*([0-9.]+\\s*%?|max)\\s*$"}),
+        ],
+        Kind::Word(words) => vec![json!({"enum": words})],
+        Kind::ClassId => vec![
+            json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}),
+            json!({"type": "string", "pattern": "^\\s*([0-9]+|0x[0-9a-fA-F]{1,8}|[0-9a-fA-F]{1,4}:[0-9a-fA-F]{1,4})\\s*$"}),
+        ],
+        Kind::Weight { min, max } => {
+            let mut weights = disks(json!({"anyOf": integer(min as i64, max as i64)}));
+            weights["propertyNames"] = json!({"anyOf": [{"const": "default"}, {"pattern": DISK}]});
+            weights["minProperties"] = json!(1);
+            [integer(min as i64, max as i64), vec![weights]].concat()
+        }
+        Kind::PerDisk(fields) => vec![disks(line(fields))],
+        Kind::PerName(fields) => {
+            vec![json!({"type": "object", "propertyNames": {"pattern": "^\\S+$"}, "additionalProperties": line(fields)})]
+        }
+        Kind::Rules => {
+            let rule = json!({"type": "string", "pattern": "^\\s*(a(\\s+\\*:\\*\\s+rwm)?|[bc]\\s+([0-9]+|\\*):([0-9]+|\\*)\\s+[rwm]+)\\s*$"});
+            vec![json!({"type": "array", "minItems": 1, "items": rule})]
         }
     };
     json!({"description": format!("{}; default {}", knob.about, knob.default), "anyOf": alternatives})
 }
 
-fn devices(value: Value) -> Value {
-    json!({"type": "object", "propertyNames": {"pattern": "^[0-9]+:[0-9]+$"}, "additionalProperties": value})
+/// A disk by number, by path, or all whole ones.
+const DISK: &str = "^([0-9]+:[0-9]+|/dev/\\S+|\\*)$";
+
+fn disks(value: Value) -> Value {
+    json!({"type": "object", "propertyNames": {"pattern": DISK}, "additionalProperties": value})
+}
+
+fn line(fields: &[Field]) -> Value {
+    let number = |f: &Field| {
+        let mut forms = vec![json!({"type": "integer", "minimum": f.min, "maximum": f.max})];
+        let units = if f.bytes { "[KMGTkmgt]?" } else { "" };
+        let or_max = if f.or_max { "|max" } else { "" };
+        forms.push(json!({"type": "string", "pattern": format!("^\\s*([0-9]+{units}{or_max})\\s*$")}));
+        json!({"anyOf": forms})
+    };
+    match fields {
+        [only] if only.name.is_empty() => number(only),
+        _ => {
+            let properties: Map<String, Value> = fields.iter().map(|f| (f.name.to_owned(), number(f))).collect();
+            json!({"type": "object", "additionalProperties": false, "properties": properties})
+        }
+    }
 }

@@ -12,7 +12,7 @@ type Entries = Vec<(String, Json)>;
 /// The by-group form, and what changes its meaning on the way.
 pub fn to_by_group(desired: &Desired) -> (Json, Vec<String>) {
     let mut changes = Vec::new();
-    let names = desired.controllers.iter().filter(|c| *c != Controller::Cpuacct);
+    let names = desired.controllers.iter().filter(|c| !matches!(c, Controller::Cpuacct | Controller::Core));
     let controllers = names.map(|c| Json::String(c.name().into())).collect();
     if desired.form == Form::ByController {
         for (path, group) in &desired.groups {
@@ -78,6 +78,9 @@ pub fn to_by_controller(desired: &Desired) -> (Json, Vec<String>) {
         if group.allow_reclaim {
             changes.push(format!("{path}: allow_reclaim is left out"));
         }
+        for name in group.knobs.keys().filter(|k| find(k).is_some_and(|k| k.controller == Controller::Core)) {
+            changes.push(format!("{path}: {name} is left out; this form has controllers' knobs only"));
+        }
         let cpu = group.knobs.keys().filter(|k| find(k).is_some_and(|k| k.controller == Controller::Cpu));
         let mut cpu = cpu.peekable();
         if cpu.peek().is_some() && !cpu.any(|k| matches!(*k, "cpu.shares" | "cpu.weight" | "cpu.idle")) {
@@ -88,7 +91,7 @@ pub fn to_by_controller(desired: &Desired) -> (Json, Vec<String>) {
     let tree = Tree::new(desired);
     for controller in desired.controllers.iter() {
         let implied = controller == Controller::Cpuacct && desired.controllers.contains(Controller::Cpu);
-        if !implied {
+        if !implied && controller != Controller::Core {
             let groups = conf_children(&tree, controller, &GroupPath::root());
             top.push((controller.v1_name().into(), Json::Object(vec![("sub_cgroup".into(), Json::Object(groups))])));
         }

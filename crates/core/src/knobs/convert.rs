@@ -38,6 +38,15 @@ pub fn weight_to_shares_runc(weight: i64) -> i64 {
     low
 }
 
+/// The weight of a nice level (kernel/sched/core.c, sched_prio_to_weight), which is what cpu.shares count in.
+pub(super) fn nice_to_shares(nice: i64) -> i64 {
+    const WEIGHTS: [i64; 40] = [
+        88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916, 9548, 7620, 6100, 4904, 3906, 3121, 2501,
+        1991, 1586, 1277, 1024, 820, 655, 526, 423, 335, 272, 215, 172, 137, 110, 87, 70, 56, 45, 36, 29, 23, 18, 15,
+    ];
+    WEIGHTS[usize::try_from(nice.clamp(-20, 19) + 20).unwrap_or(20)]
+}
+
 /// `blkio.weight` (10..=1000, default 500) to `io.weight` (1..=10000, default 100), as systemd does.
 pub fn blkio_to_io_weight(weight: i64) -> i64 {
     div_round(weight, 5).clamp(1, 10_000)

@@ -1,4 +1,4 @@
-//! Small vocabularies of the kernel: id lists (`0-3,8`) and device numbers (`8:0`).
+//! Small vocabularies of the kernel: id lists (`0-3,8`), device numbers (`8:0`) and device rules (`c 1:3 rwm`).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -82,6 +82,46 @@ impl FromStr for DevId {
 impl fmt::Display for DevId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.0, self.1)
+    }
+}
+
+/// One device access of v1's devices controller.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceRule {
+    /// `a`: every device, every access.
+    All,
+    /// Type `b` or `c`, numbers or `*`, accesses in the kernel's order `rwm`.
+    One { kind: char, numbers: String, access: String },
+}
+
+impl FromStr for DeviceRule {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut words = text.split_whitespace();
+        let (kind, numbers, access) = match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("a"), None, None, None) | (Some("a"), Some("*:*"), Some("rwm"), None) => return Ok(Self::All),
+            (Some(kind), Some(numbers), Some(access), None) => (kind, numbers, access),
+            _ => return Err(()),
+        };
+        let kind = kind.chars().next().filter(|k| kind.len() == 1 && matches!(k, 'b' | 'c')).ok_or(())?;
+        let number = |n: &str| n == "*" || n.parse::<u32>().is_ok();
+        let (major, minor) = numbers.split_once(':').ok_or(())?;
+        let letters = !access.is_empty() && access.chars().all(|c| "rwm".contains(c));
+        if !number(major) || !number(minor) || !letters {
+            return Err(());
+        }
+        let access = "rwm".chars().filter(|c| access.contains(*c)).collect();
+        Ok(Self::One { kind, numbers: numbers.into(), access })
+    }
+}
+
+impl fmt::Display for DeviceRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("a"),
+            Self::One { kind, numbers, access } => write!(f, "{kind} {numbers} {access}"),
+        }
     }
 }
 

@@ -1,10 +1,15 @@
 //! Typed values: what a document's JSON means for a knob, or what would have been allowed.
 
+mod keyed;
+mod sizes;
+
 use std::collections::BTreeMap;
 
-use super::lists::{DevId, IdSet};
+use super::lists::{DeviceRule, IdSet};
 use super::table::Kind;
 use crate::json::Json;
+pub(super) use keyed::DEFAULT;
+pub(super) use sizes::human_bytes;
 
 /// A knob's value, checked against its [`Kind`].
 #[derive(Debug, Clone, PartialEq)]
@@ -13,7 +18,7 @@ pub enum Value {
     /// `max`: no limit.
     Max,
     Bytes(u64),
-    /// Percent of the machine, in hundredths (`"12.5%"` is 1250).
+    /// Percent (of the machine, where the kind says so), in hundredths (`"12.5%"` is 1250).
     Percent(u32),
     /// Microseconds of CPU in each period; `None` is unlimited.
     Bandwidth {
@@ -21,23 +26,17 @@ pub enum Value {
         period: u64,
     },
     Flag(bool),
+    Word(&'static str),
     Ids(IdSet),
-    Rates(BTreeMap<DevId, Option<u64>>),
-    Io(BTreeMap<DevId, IoLimits>),
+    /// By disk or name as the document writes it (`default` for a weight's own): the fields' numbers, `None` is `max`.
+    Keyed(BTreeMap<String, BTreeMap<&'static str, Option<u64>>>),
+    Rules(Vec<DeviceRule>),
 }
-
-/// One device's limits in `io.max` order: rbps, wbps, riops, wiops; inner `None` is `max`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct IoLimits(pub [Option<Option<u64>>; 4]);
-
-/// The keys of a device in `io.max`.
-pub(super) const IO_KEYS: [&str; 4] = ["rbps", "wbps", "riops", "wiops"];
 
 impl Value {
     /// As a document writes it.
     pub fn to_json(&self, kind: Kind) -> Json {
         let text = |s: &str| Json::String(s.into());
-        let rate = |r: &Option<u64>| r.map_or_else(|| text("max"), |n| Json::Number(n.into()));
         match self {
             Self::Int(n) => Json::Number((*n).into()),
             Self::Max => text("max"),
@@ -50,33 +49,22 @@ impl Value {
             Self::Bandwidth { quota: Some(quota), period } => Json::String(format!("{quota} {period}")),
             Self::Flag(frozen) if kind == Kind::State => text(if *frozen { "FROZEN" } else { "THAWED" }),
             Self::Flag(flag) => Json::Number(u8::from(*flag).into()),
+            Self::Word(word) => text(word),
             Self::Ids(ids) => Json::String(ids.to_string()),
-            Self::Rates(rates) => Json::Object(rates.iter().map(|(d, r)| (d.to_string(), rate(r))).collect()),
-            Self::Io(devices) => Json::Object(
-                devices
-                    .iter()
-                    .map(|(device, limits)| {
-                        let keys = IO_KEYS.iter().zip(&limits.0);
-                        let set = keys.filter_map(|(key, r)| Some(((*key).to_owned(), rate(r.as_ref()?))));
-                        (device.to_string(), Json::Object(set.collect()))
-                    })
-                    .collect(),
-            ),
+            Self::Keyed(keys) => keyed::to_json(kind, keys),
+            Self::Rules(rules) => Json::Array(rules.iter().map(|r| Json::String(r.to_string())).collect()),
         }
     }
-}
 
-/// `64G` where it divides evenly, else the plain number.
-pub(super) fn human_bytes(bytes: u64) -> String {
-    for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
-        if bytes != 0 && bytes.is_multiple_of(1 << shift) {
-            return format!("{}{unit}", bytes >> shift);
-        }
+    /// The disks that it names by path (`/dev/sda`).
+    pub fn device_paths(&self) -> impl Iterator<Item = &str> {
+        let keys = match self {
+            Self::Keyed(keys) => Some(keys.keys()),
+            _ => None,
+        };
+        keys.into_iter().flatten().map(String::as_str).filter(|k| k.starts_with('/'))
     }
-    bytes.to_string()
 }
-
-const PERIOD: u64 = 100_000;
 
 /// Checks a value against the knob's kind. The error says what is allowed.
 pub fn parse_value(kind: Kind, json: &Json) -> Result<Value, String> {
@@ -90,8 +78,9 @@ pub fn parse_value(kind: Kind, json: &Json) -> Result<Value, String> {
             in_range(json, min, max).map(Value::Int).map_err(|e| e + ", or \"max\"")
         }
         Kind::IntOrMax { .. } => Ok(Value::Max),
-        Kind::Bytes => bytes(json),
-        Kind::Bandwidth => bandwidth(json, text),
+        Kind::Bytes => sizes::bytes(json),
+        Kind::Bandwidth => sizes::bandwidth(json, text),
+        Kind::Clamp => sizes::clamp(json, text),
         Kind::Quota => match json.integer() {
             Some(-1) => Ok(Value::Int(-1)),
             Some(n) if (1000..=1 << 44).contains(&n) => Ok(Value::Int(n)),
@@ -102,6 +91,11 @@ pub fn parse_value(kind: Kind, json: &Json) -> Result<Value, String> {
             (_, Some(n @ (0 | 1))) => Ok(Value::Flag(n == 1)),
             _ => Err("0 or 1 (or false or true)".into()),
         },
+        Kind::Word(words) => words
+            .iter()
+            .find(|w| **w == text)
+            .map(|w| Value::Word(w))
+            .ok_or_else(|| words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(" or ")),
         Kind::Ids => {
             let text = json.integer().map(|n| n.to_string()).unwrap_or_else(|| text.to_owned());
             let ids: IdSet = text.parse()?;
@@ -117,8 +111,11 @@ pub fn parse_value(kind: Kind, json: &Json) -> Result<Value, String> {
             "THAWED" => Ok(Value::Flag(false)),
             _ => Err("\"FROZEN\" or \"THAWED\"".into()),
         },
-        Kind::Rates { bytes } => devices(json, |v| rate(v, bytes)).map(Value::Rates),
-        Kind::IoMax => devices(json, io_limits).map(Value::Io),
+        Kind::ClassId => sizes::class_id(json, text).map(Value::Int),
+        Kind::Weight { min, max } => keyed::weights(json, min, max).map(Value::Keyed),
+        Kind::PerDisk(fields) => keyed::per_disk(json, fields).map(Value::Keyed),
+        Kind::PerName(fields) => keyed::per_name(json, fields).map(Value::Keyed),
+        Kind::Rules => rules(json),
     }
 }
 
@@ -126,119 +123,24 @@ fn in_range(json: &Json, min: i64, max: i64) -> Result<i64, String> {
     json.integer().filter(|n| (min..=max).contains(n)).ok_or_else(|| format!("a whole number from {min} to {max}"))
 }
 
-fn bytes(json: &Json) -> Result<Value, String> {
-    const HOW: &str = "bytes as a number, with K, M, G or T (\"64G\"), \"N%\" of the machine's memory, or \"max\"";
-    if let Json::String(s) = json {
-        if s.trim() == "max" || s.trim() == "-1" {
-            return Ok(Value::Max);
-        }
-        if let Some(percent) = percent(s) {
-            return percent.map(Value::Percent).ok_or_else(|| HOW.into());
-        }
+fn rules(json: &Json) -> Result<Value, String> {
+    const HOW: &str = "a list of device rules, as in [\"c 1:3 rwm\", \"b 8:* r\"], or [\"a\"] for all devices";
+    let Json::Array(items) = json else { return Err(HOW.into()) };
+    let rule = |item: &Json| match item {
+        Json::String(text) => text.parse::<DeviceRule>().map_err(|()| format!("{HOW} (not {text:?})")),
+        other => Err(format!("{HOW} (not {})", other.shown())),
+    };
+    let rules: Vec<_> = items.iter().map(rule).collect::<Result<_, _>>()?;
+    if rules.is_empty() || rules.len() > 1 && rules.contains(&DeviceRule::All) {
+        return Err(HOW.into());
     }
-    size(json).map(Value::Bytes).ok_or_else(|| HOW.into())
-}
-
-/// `"64G"`, `"1.5M"` is not taken: the kernel's memparse knows whole numbers only.
-fn size(json: &Json) -> Option<u64> {
-    let text = match json {
-        Json::Number(n) => return n.as_u64().filter(|n| *n <= i64::MAX as u64),
-        Json::String(s) => s.trim(),
-        _ => return None,
-    };
-    let (digits, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
-        b'K' => (&text[..text.len() - 1], 10),
-        b'M' => (&text[..text.len() - 1], 20),
-        b'G' => (&text[..text.len() - 1], 30),
-        b'T' => (&text[..text.len() - 1], 40),
-        _ => (text, 0),
-    };
-    let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    let n: u64 = all_digits.then(|| digits.parse().ok())??;
-    n.checked_mul(1 << shift).filter(|n| *n <= i64::MAX as u64)
-}
-
-/// `None` when it is no percentage at all, `Some(None)` when it is out of range.
-fn percent(text: &str) -> Option<Option<u32>> {
-    let number = text.trim().strip_suffix('%')?;
-    let value: Option<f64> = number.trim().parse().ok();
-    Some(value.filter(|p| (0.01..=100.0).contains(p)).map(|p| (p * 100.0).round() as u32))
-}
-
-fn bandwidth(json: &Json, text: &str) -> Result<Value, String> {
-    const HOW: &str = "\"max\", \"N%\" of the machine's CPUs, a quota in microseconds (1000 or more), or \"QUOTA PERIOD\" with a period of 1000 to 1000000";
-    if let Some(percent) = percent(text) {
-        return percent.map(Value::Percent).ok_or_else(|| HOW.into());
-    }
-    let mut words = text.split_whitespace();
-    let (first, second, third) = (words.next(), words.next(), words.next());
-    let quota = match (first, json) {
-        (Some("max"), _) => Some(None),
-        (Some(word), _) => word.parse::<u64>().ok().filter(|q| (1000..=1 << 44).contains(q)).map(Some),
-        (None, _) => {
-            json.integer().and_then(|n| u64::try_from(n).ok()).filter(|q| (1000..=1 << 44).contains(q)).map(Some)
-        }
-    };
-    let period = match second {
-        None => Some(PERIOD),
-        Some(word) => word.parse().ok().filter(|p| (1000..=1_000_000).contains(p)),
-    };
-    match (quota, period, third) {
-        (Some(quota), Some(period), None) => Ok(Value::Bandwidth { quota, period }),
-        _ => Err(HOW.into()),
-    }
-}
-
-fn devices<T>(json: &Json, read: impl Fn(&Json) -> Result<T, String>) -> Result<BTreeMap<DevId, T>, String> {
-    let Json::Object(entries) = json else {
-        return Err("an object with a key for each device, as in {\"8:0\": ...}".into());
-    };
-    let mut out = BTreeMap::new();
-    for (device, value) in entries {
-        let id: DevId = device.parse().map_err(|how| format!("{how} (not {device:?})"))?;
-        out.insert(id, read(value).map_err(|how| format!("for device {device}: {how}"))?);
-    }
-    Ok(out)
-}
-
-fn rate(json: &Json, in_bytes: bool) -> Result<Option<u64>, String> {
-    if matches!(json, Json::String(s) if s.trim() == "max") {
-        return Ok(None);
-    }
-    let value = if in_bytes {
-        size(json)
-    } else {
-        json.integer().and_then(|n| u64::try_from(n).ok()).filter(|n| *n <= u64::from(u32::MAX))
-    };
-    value.filter(|n| *n > 0).map(Some).ok_or_else(|| {
-        if in_bytes {
-            "bytes a second, 1 or more, with K, M, G or T, or \"max\""
-        } else {
-            "operations a second, 1 to 4294967295, or \"max\""
-        }
-        .into()
-    })
-}
-
-fn io_limits(json: &Json) -> Result<IoLimits, String> {
-    let Json::Object(entries) = json else {
-        return Err("an object with rbps, wbps, riops, wiops".into());
-    };
-    let mut limits = IoLimits::default();
-    for (key, value) in entries {
-        let i = IO_KEYS
-            .iter()
-            .position(|k| k == key)
-            .ok_or_else(|| format!("the keys rbps, wbps, riops, wiops (not {key:?})"))?;
-        limits.0[i] = Some(rate(value, i < 2).map_err(|how| format!("{key}: {how}"))?);
-    }
-    Ok(limits)
+    Ok(Value::Rules(rules))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::knobs::KNOBS;
+    use crate::knobs::{find, knobs};
 
     fn parse(kind: Kind, text: &str) -> Result<Value, String> {
         parse_value(kind, &crate::json::parse(text).unwrap())
@@ -257,56 +159,62 @@ mod tests {
 
     #[test]
     fn every_integer_knob_takes_its_boundaries_and_nothing_beyond() {
-        for knob in KNOBS {
-            if let Kind::Int { min, max } | Kind::IntOrMax { min, max } = knob.kind {
-                for (n, fits) in [(min, true), (max, true), (min - 1, false), (max + 1, false)] {
-                    assert_eq!(parse(knob.kind, &n.to_string()).is_ok(), fits, "{} {n}", knob.name);
-                }
+        for knob in knobs() {
+            let (min, max) = match knob.kind {
+                Kind::Int { min, max } | Kind::IntOrMax { min, max } => (min, max),
+                Kind::Weight { min, max } => (min as i64, max as i64),
+                _ => continue,
+            };
+            for (n, fits) in [(min, true), (max, true), (min - 1, false), (max + 1, false)] {
+                assert_eq!(parse(knob.kind, &n.to_string()).is_ok(), fits, "{} {n}", knob.name);
             }
         }
     }
 
     #[test]
-    fn bytes_take_units_percent_and_max() {
-        assert_eq!(parse(Kind::Bytes, "\"64G\""), Ok(Value::Bytes(64 << 30)));
-        assert_eq!(parse(Kind::Bytes, "\"4k\""), Ok(Value::Bytes(4096)));
-        assert_eq!(parse(Kind::Bytes, "\"max\""), Ok(Value::Max));
-        assert_eq!(parse(Kind::Bytes, "\"12.5%\""), Ok(Value::Percent(1250)));
-        for bad in ["\"1.5G\"", "-1", "\"\"", "\"G\"", "\"101%\"", "\"0%\"", "\"99999999T\"", "\"1 G\"", "{}"] {
-            assert!(parse(Kind::Bytes, bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn bandwidth_forms() {
-        let b = |quota, period| Ok(Value::Bandwidth { quota, period });
-        assert_eq!(parse(Kind::Bandwidth, "\"max\""), b(None, 100_000));
-        assert_eq!(parse(Kind::Bandwidth, "\"50000 100000\""), b(Some(50_000), 100_000));
-        assert_eq!(parse(Kind::Bandwidth, "20000"), b(Some(20_000), 100_000));
-        assert_eq!(parse(Kind::Bandwidth, "\"50%\""), Ok(Value::Percent(5000)));
-        for bad in ["999", "\"5 5\"", "\"\"", "\"1 2 3\"", "\"50000 9999999\"", "null"] {
-            assert!(parse(Kind::Bandwidth, bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn devices_are_numbers_with_typed_limits() {
-        let Ok(Value::Io(map)) = parse(Kind::IoMax, r#"{"8:0": {"rbps": "100M", "wiops": 5, "wbps": "max"}}"#) else {
-            panic!()
-        };
-        assert_eq!(map[&DevId(8, 0)].0, [Some(Some(100 << 20)), Some(None), None, Some(Some(5))]);
-        for bad in [r#"{"sda": {}}"#, r#"{"8:0": {"bps": 1}}"#, r#"{"8:0": 5}"#, r#"{"8:0": {"rbps": 0}}"#, "5"] {
-            assert!(parse(Kind::IoMax, bad).is_err(), "{bad}");
-        }
-        assert!(parse(Kind::Rates { bytes: false }, r#"{"8:0": "1K"}"#).is_err());
-    }
-
-    #[test]
-    fn lists_flags_states() {
+    fn lists_flags_states_words() {
         assert!(
             parse(Kind::Ids, "\"0-3\"").is_ok() && parse(Kind::Ids, "0").is_ok() && parse(Kind::Ids, "\"\"").is_err()
         );
         assert_eq!(parse(Kind::Flag, "true"), Ok(Value::Flag(true)));
         assert!(parse(Kind::Flag, "2").is_err() && parse(Kind::State, "\"frozen\"").is_err());
+        let partition = find("cpuset.cpus.partition").unwrap().kind;
+        assert_eq!(parse(partition, "\"isolated\""), Ok(Value::Word("isolated")));
+        assert!(parse(partition, "\"roots\"").unwrap_err().contains("\"member\" or \"root\""));
+    }
+
+    #[test]
+    fn device_rules() {
+        let Ok(Value::Rules(rules)) = parse(Kind::Rules, r#"["c 1:3 mr", "b 8:* r"]"#) else { panic!() };
+        assert_eq!(rules.iter().map(ToString::to_string).collect::<Vec<_>>(), ["c 1:3 rm", "b 8:* r"]);
+        assert!(parse(Kind::Rules, r#"["a"]"#).is_ok());
+        for bad in ["[]", "5", r#"["x 1:3 r"]"#, r#"["c 1:3"]"#, r#"["c 1:3 q"]"#, r#"["a", "c 1:3 r"]"#, r#"["c 1 r"]"#, "[5]"] {
+            assert!(parse(Kind::Rules, bad).is_err(), "{bad}");
+        }
+    }
+
+    /// What a document may say, it can say again in the same way.
+    #[test]
+    fn values_survive_writing() {
+        let samples = [
+            ("cpu.max", "\"50000 100000\""),
+            ("cpu.uclamp.max", "\"12.5%\""),
+            ("memory.max", "\"64G\""),
+            ("io.weight", r#"{"default":50,"8:0":200}"#),
+            ("io.weight", "70"),
+            ("io.max", r#"{"*":{"rbps":104857600},"/dev/sda":{"wiops":"max"}}"#),
+            ("io.latency", r#"{"8:0":{"target":75000}}"#),
+            ("blkio.throttle.read_bps_device", r#"{"8:0":"max"}"#),
+            ("rdma.max", r#"{"mlx4_0":{"hca_handle":2,"hca_object":"max"}}"#),
+            ("misc.max", r#"{"sev":5}"#),
+            ("net_prio.ifpriomap", r#"{"eth0":5}"#),
+            ("devices.allow", r#"["c 1:3 rwm"]"#),
+            ("net_cls.classid", "\"10:1\""),
+        ];
+        for (name, text) in samples {
+            let kind = find(name).unwrap().kind;
+            let value = parse(kind, text).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(parse_value(kind, &value.to_json(kind)), Ok(value), "{name}");
+        }
     }
 }

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::group::{GroupPlan, INHERITED, Parents, knobs_of};
 use super::guard::guard;
+use super::inner;
 use super::protect::is_built_in;
 use super::prune::prune;
 use super::steps::Steps;
-use super::{Approval, Note, Plan, Policy};
-use crate::actual::{Actual, Hierarchy, Marked, Version};
+use super::{Action, Approval, Note, Op, Plan, Policy};
+use crate::actual::{Actual, Hierarchy, Machine, Marked, Version};
 use crate::desired::Desired;
 use crate::ids::{Controller, GroupPath};
-use crate::knobs::resolve_v1;
+use crate::knobs::Site;
 
 /// What would turn `actual` into `desired` under `policy`.
 pub fn plan(desired: &Desired, actual: &Actual, policy: &Policy, approval: &Approval) -> Plan {
@@ -20,18 +21,25 @@ pub fn plan(desired: &Desired, actual: &Actual, policy: &Policy, approval: &Appr
     let concerned: Vec<&Hierarchy> = actual
         .hierarchies
         .iter()
-        .filter(|h| h.version == Version::V1 && h.controllers.intersects(desired.controllers))
+        .filter(|h| h.controllers.intersects(desired.controllers))
         .collect();
     for controller in desired.controllers.iter() {
         if !concerned.iter().any(|h| h.controllers.contains(controller)) {
-            plan.notes.push(not_mounted(actual, controller));
+            plan.notes.push(not_mounted(controller));
         }
     }
     for hierarchy in &concerned {
         let mut steps = Steps::default();
         let refused = tune(desired, actual, hierarchy, policy, &mut steps, &mut plan.notes);
         plan.actions.extend(steps.in_order());
-        let declared: BTreeSet<&GroupPath> = desired.groups_in(hierarchy.controllers).map(|(p, _)| p).collect();
+        let mut declared: BTreeSet<GroupPath> =
+            desired.groups_in(hierarchy.controllers).map(|(p, _)| p.clone()).collect();
+        if hierarchy.version == Version::V2 {
+            // A leaf stays while its group does; the parent's is where processes go when nothing else is left.
+            let leaves: Vec<_> = declared.iter().map(GroupPath::leaf).collect();
+            declared.extend(leaves);
+            declared.insert(GroupPath::root().leaf());
+        }
         let mut gone = prune(hierarchy, &declared, policy, &mut plan.notes);
         plan.refused.extend(refused.into_iter().map(|path| (hierarchy.label.clone(), path)));
         gone.retain(|a| !plan.refuses(&a.hierarchy, &a.group));
@@ -44,27 +52,43 @@ pub fn plan(desired: &Desired, actual: &Actual, policy: &Policy, approval: &Appr
 
 /// The knob files of each hierarchy that [`plan`] will look at: for a group by its path, else (new, or to be
 /// unset) by its mark, which the observer adds itself.
-pub fn files_to_read(desired: &Desired, hierarchy: &Hierarchy) -> BTreeMap<GroupPath, BTreeSet<String>> {
-    let machine = crate::actual::Machine { memory: 1, cpus: 1, page: 1 };
+pub fn files_to_read(
+    desired: &Desired,
+    machine: &Machine,
+    hierarchy: &Hierarchy,
+) -> BTreeMap<GroupPath, BTreeSet<String>> {
     let mut out: BTreeMap<GroupPath, BTreeSet<String>> = BTreeMap::new();
     for (path, group) in desired.groups_in(hierarchy.controllers) {
         let knobs = knobs_of(group, hierarchy);
-        let resolved = resolve_v1(&knobs, &machine, Default::default(), &|f| hierarchy.files.contains(f));
+        let has = |f: &str| hierarchy.files.contains(f);
+        let site = Site { version: hierarchy.version, machine, conversion: Default::default(), has: &has };
+        let resolved = site.resolve(&knobs);
         let files = out.entry(path.clone()).or_default();
         files.extend(resolved.files.into_iter().map(|f| f.file));
         files.extend(group.files.keys().cloned());
         if files.iter().any(|f| f.starts_with("memory.")) {
-            files.insert("memory.usage_in_bytes".into());
-            files.insert("memory.memsw.usage_in_bytes".into());
+            files.extend(IN_USE.map(str::to_owned));
         }
-        if hierarchy.controllers.contains(Controller::Cpuset) {
+        files.extend(inner::files_of(desired, hierarchy, path).into_iter().map(str::to_owned));
+        if inherits(hierarchy) {
             files.extend(INHERITED.map(str::to_owned));
         }
     }
-    if hierarchy.controllers.contains(Controller::Cpuset) {
-        out.entry(GroupPath::root()).or_default().extend(INHERITED.map(str::to_owned));
+    let root = GroupPath::root();
+    let files = inner::files_of(desired, hierarchy, &root);
+    out.entry(root.clone()).or_default().extend(files.into_iter().map(str::to_owned));
+    if inherits(hierarchy) {
+        out.entry(root).or_default().extend(INHERITED.map(str::to_owned));
     }
     out
+}
+
+/// What memory limits are compared with, on v1 and v2.
+const IN_USE: [&str; 3] = ["memory.usage_in_bytes", "memory.memsw.usage_in_bytes", "memory.current"];
+
+/// v1's cpusets start empty; v2's follow their parent by themselves.
+pub(super) fn inherits(hierarchy: &Hierarchy) -> bool {
+    hierarchy.version == Version::V1 && hierarchy.controllers.contains(Controller::Cpuset)
 }
 
 /// Creates and writes of one hierarchy; returns the declared subtrees that are not ours to touch.
@@ -89,6 +113,7 @@ fn tune(
             steps,
             &mut note,
         );
+        inner::prepare(desired, hierarchy, &root, steps);
     }
     for (path, group) in desired.groups_in(hierarchy.controllers) {
         if refused.iter().any(|r| path.is_below(r)) {
@@ -104,23 +129,28 @@ fn tune(
             refused.push(path.clone());
             continue;
         }
+        if hierarchy.groups.get(path).is_some_and(|g| g.threaded) {
+            note(path, None, "refused: the group is threaded (cgroup.type), so someone spreads threads over it; it and what is below is left alone".into());
+            refused.push(path.clone());
+            continue;
+        }
         GroupPlan { hierarchy, machine: &actual.machine, policy, path, desired: group }.run(
             &mut parents,
             steps,
             &mut note,
         );
+        let foreign = hierarchy.groups.get(path).is_some_and(|g| g.mark == Marked::No);
+        if inner::prepare(desired, hierarchy, path, steps) && foreign && !steps.adopts(path) {
+            steps.creates.push(Action::new(hierarchy, path, Op::Adopt { files: Vec::new() }));
+        }
     }
     refused
 }
 
-fn not_mounted(actual: &Actual, controller: Controller) -> Note {
-    let on_v2 = actual.hierarchies.iter().any(|h| h.version == Version::V2 && h.controllers.contains(controller));
-    let text = if on_v2 {
-        format!(
-            "{controller} is on cgroup v2 here, which this version of cgrove does not drive yet; what concerns it is left out"
-        )
-    } else {
-        format!("no hierarchy with {} is mounted; what concerns it is left out", controller.v1_name())
+fn not_mounted(controller: Controller) -> Note {
+    let text = match controller {
+        Controller::Core => "only cgroup v2 has cgroup.* limits; what concerns them is left out".into(),
+        _ => format!("no hierarchy with {} is mounted; what concerns it is left out", controller.v1_name()),
     };
     Note { hierarchy: controller.v1_name().into(), group: GroupPath::root(), knob: None, text }
 }

@@ -3,13 +3,14 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use super::diff::inherits;
 use super::steps::Steps;
 use super::within::{self, Bandwidth};
 use super::{Action, Op, Policy, Write};
 use crate::actual::{self, Hierarchy, Machine, Mark, Marked};
 use crate::desired;
 use crate::ids::{Controller, GroupPath};
-use crate::knobs::{IdSet, Unset, Want, find, parse_rates, resolve_v1};
+use crate::knobs::{IdSet, Site, Want, find};
 
 /// v1 cpusets start empty and accept no process until both are filled.
 pub(super) const INHERITED: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
@@ -96,7 +97,8 @@ impl GroupPlan<'_> {
         note: &mut dyn FnMut(&GroupPath, Option<&str>, String),
     ) -> Vec<FilePlan> {
         let has = |f: &str| self.hierarchy.files.contains(f);
-        let resolved = resolve_v1(&knobs_of(self.desired, self.hierarchy), self.machine, self.policy.conversion, &has);
+        let (version, machine, conversion) = (self.hierarchy.version, self.machine, self.policy.conversion);
+        let resolved = Site { version, machine, conversion, has: &has }.resolve(&knobs_of(self.desired, self.hierarchy));
         for (knob, why) in resolved.unsupported {
             note(self.path, Some(knob), format!("not expressible here: {why}"));
         }
@@ -132,11 +134,9 @@ impl GroupPlan<'_> {
         }
         for (file, set) in mark.map(|m| &m.files).into_iter().flatten() {
             if let Some(plan) = files.iter_mut().find(|f| f.file == *file) {
-                // Devices that we had limited and the document no longer names.
-                if let Want::Rates(wanted) = &mut plan.want {
-                    for device in parse_rates(&set.want).into_keys() {
-                        wanted.entry(device).or_insert(None);
-                    }
+                // Disks that we had limited and the document no longer names.
+                if let Want::Lines(lines) = &mut plan.want {
+                    lines.release(&set.want);
                 }
                 continue;
             }
@@ -144,8 +144,8 @@ impl GroupPlan<'_> {
                 continue;
             }
             let raw = set.want.starts_with(RAW);
-            let unset = find(file).filter(|_| !raw).map_or(Unset::Stays, |k| k.unset);
-            match unset.want(file, &set.want, self.parents_value(file)) {
+            let knob = find(file).filter(|_| !raw);
+            match knob.and_then(|k| k.undo(version, &set.want, self.parents_value(file))) {
                 Some(want) if has(file) => {
                     let because = Some("no longer in the document: default".into());
                     files.push(FilePlan { file: file.clone(), knob: file.clone(), want, record: None, because });
@@ -163,7 +163,7 @@ impl GroupPlan<'_> {
     /// Fills cpusets that the document leaves open from what the parent will have.
     fn inherited(&self, files: &[FilePlan], existing: Option<&actual::Group>, parents: &mut Parents) -> Vec<FilePlan> {
         let mut out = Vec::new();
-        if !self.hierarchy.controllers.contains(Controller::Cpuset) {
+        if !inherits(self.hierarchy) {
             return out;
         }
         for name in INHERITED {
@@ -258,10 +258,11 @@ impl GroupPlan<'_> {
     fn reclaims(&self, file: &FilePlan, existing: Option<&actual::Group>, width: Option<Ordering>) -> Option<String> {
         let usage_file = match file.file.as_str() {
             "memory.limit_in_bytes" => "memory.usage_in_bytes",
+            "memory.max" | "memory.high" => "memory.current",
             "memory.memsw.limit_in_bytes" => "memory.memsw.usage_in_bytes",
             _ => return None,
         };
-        let Want::Bytes(Some(limit)) = file.want else { return None };
+        let Want::Bytes { bytes: Some(limit), .. } = file.want else { return None };
         let usage: u64 = existing?.values.get(usage_file)?.trim().parse().ok()?;
         (width == Some(Ordering::Less) && limit < usage && !self.desired.allow_reclaim)
             .then(|| format!("{usage} bytes are in use, more than the new limit; add \"allow_reclaim\": true to the group to reclaim them"))

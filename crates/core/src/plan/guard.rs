@@ -33,7 +33,8 @@ pub(super) fn guard(
         .filter(|a| a.op == Op::Remove && a.held.is_none())
         .map(|a| (a.hierarchy.clone(), a.group.clone()))
         .collect();
-    let going: BTreeSet<&GroupPath> = due.iter().map(|(_, path)| path).collect();
+    // Leaves come and go with their groups.
+    let going: BTreeSet<&GroupPath> = due.iter().map(|(_, path)| path).filter(|p| !p.is_leaf()).collect();
     let waiting = || (!due.is_disjoint(&approval.held)).then(|| "held earlier and not approved since".to_owned());
     let why = reason(desired, hierarchies, &going).or_else(waiting)?;
     let listing: String = due.iter().map(|(h, p)| format!("{h} {p}\n")).collect();
@@ -55,7 +56,7 @@ fn reason(desired: &Desired, hierarchies: &[&Hierarchy], going: &BTreeSet<&Group
     if desired.groups.is_empty() {
         return Some("the document is empty".into());
     }
-    let existing = || hierarchies.iter().flat_map(|h| &h.groups).filter(|(path, _)| !path.is_root());
+    let existing = || hierarchies.iter().flat_map(|h| &h.groups).filter(|(path, _)| !path.is_root() && !path.is_leaf());
     let managed: BTreeSet<&GroupPath> = existing().filter(|(_, g)| g.ours().is_some()).map(|(path, _)| path).collect();
     // What stays for other reasons (protected, frozen) does not make it a smaller change.
     if !managed.is_empty() && !managed.iter().any(|path| desired.groups.contains_key(*path)) {

@@ -68,7 +68,7 @@ impl Protected {
         let mut kept = BTreeSet::new();
         for (path, group) in hierarchy.groups.iter().filter(|(p, _)| !p.is_root()) {
             let foreign = matches!(group.mark, Marked::Foreign(_));
-            let seed = foreign || group.pinned.is_some() || self.names(path) || is_built_in(hierarchy, path);
+            let seed = foreign || group.pinned.is_some() || group.threaded || self.names(path) || is_built_in(hierarchy, path);
             let below_seed = path.up().is_some_and(|up| kept.contains(&up) && self.below_protected(hierarchy, path));
             if seed || below_seed {
                 kept.extend(path.ancestors().filter(|p| !p.is_root()));
@@ -82,7 +82,9 @@ impl Protected {
     fn below_protected(&self, hierarchy: &Hierarchy, path: &GroupPath) -> bool {
         path.ancestors().filter(|p| !p.is_root()).any(|p| {
             let foreign =
-                hierarchy.groups.get(&p).is_some_and(|g| matches!(g.mark, Marked::Foreign(_)) || g.pinned.is_some());
+                hierarchy.groups.get(&p).is_some_and(|g| {
+                    matches!(g.mark, Marked::Foreign(_)) || g.pinned.is_some() || g.threaded
+                });
             foreign || self.names(&p) || is_built_in(hierarchy, &p)
         })
     }
@@ -115,6 +117,11 @@ pub fn is_container(place: &str) -> bool {
         || (top.ends_with(".slice") && names.any(|name| matches_any(&IN_SLICES, name)))
 }
 
+/// The systemd unit that a path from the hierarchy's root lies in.
+pub fn unit_of(place: &str) -> Option<&str> {
+    place.rsplit('/').find(|name| name.ends_with(".service") || name.ends_with(".scope"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +138,13 @@ mod tests {
         }
         assert_eq!(protected.covers(&p("/a/safe/c")), Some(p("/a/safe")));
         assert!(Protected::new(["/"]).is_err() && Protected::new(["a/b"]).is_err() && Protected::new(["["]).is_err());
+    }
+
+    #[test]
+    fn units() {
+        assert_eq!(unit_of("/system.slice/nginx.service"), Some("nginx.service"));
+        assert_eq!(unit_of("/user.slice/session-1.scope/x"), Some("session-1.scope"));
+        assert_eq!(unit_of("/cgrove/a"), None);
     }
 
     #[test]

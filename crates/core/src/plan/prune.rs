@@ -9,7 +9,7 @@ use crate::ids::GroupPath;
 /// Removals of one hierarchy, children first.
 pub(super) fn prune(
     hierarchy: &Hierarchy,
-    declared: &BTreeSet<&GroupPath>,
+    declared: &BTreeSet<GroupPath>,
     policy: &Policy,
     notes: &mut Vec<Note>,
 ) -> Vec<Action> {

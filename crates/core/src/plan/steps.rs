@@ -15,6 +15,11 @@ pub(super) struct Steps {
 }
 
 impl Steps {
+    /// Is the group adopted already?
+    pub(super) fn adopts(&self, path: &GroupPath) -> bool {
+        self.creates.iter().any(|a| a.group == *path && matches!(a.op, Op::Adopt { .. }))
+    }
+
     pub(super) fn in_order(self) -> impl Iterator<Item = Action> {
         self.creates.into_iter().chain(self.widens).chain(self.narrows.into_iter().rev().flatten())
     }

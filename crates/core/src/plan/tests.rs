@@ -6,7 +6,7 @@ use super::*;
 use crate::actual::{Actual, Group, Hierarchy, MARK_FORMAT, Machine, Mark, Marked, Set, Version};
 use crate::document::parse;
 use crate::ids::{Controller, ControllerSet};
-use crate::knobs::KNOBS;
+use crate::knobs::knobs;
 
 fn path(text: &str) -> GroupPath {
     GroupPath::parse(text).unwrap()
@@ -14,7 +14,7 @@ fn path(text: &str) -> GroupPath {
 
 fn hierarchy(label: &str) -> Hierarchy {
     let controllers: ControllerSet = label.split(',').filter_map(Controller::parse).collect();
-    let files = KNOBS.iter().filter(|k| controllers.contains(k.controller)).map(|k| k.name.to_owned()).collect();
+    let files = knobs().filter(|k| controllers.contains(k.controller)).map(|k| k.name.to_owned()).collect();
     let root =
         if label == "cpuset" { group(&[("cpuset.cpus", "0-3"), ("cpuset.mems", "0")]) } else { Group::default() };
     Hierarchy {
@@ -26,6 +26,7 @@ fn hierarchy(label: &str) -> Hierarchy {
         complete: true,
         files,
         above: BTreeMap::new(),
+        closed_above: ControllerSet::EMPTY,
         groups: [(GroupPath::root(), root)].into(),
     }
 }
@@ -43,7 +44,8 @@ fn ours(values: &[(&str, &str)], set: &[(&str, &str)]) -> Group {
 }
 
 fn node(hierarchies: Vec<Hierarchy>) -> Actual {
-    Actual { machine: Machine { memory: 1 << 30, cpus: 4, page: 4096 }, hierarchies }
+    let machine = Machine { memory: 1 << 30, cpus: 4, page: 4096, disks: Vec::new(), devices: BTreeMap::new() };
+    Actual { machine, hierarchies }
 }
 
 fn with(label: &str, groups: &[(&str, Group)]) -> Actual {
@@ -67,6 +69,8 @@ fn lines(plan: &Plan) -> Vec<String> {
                 Op::Write(w) => format!("{}={}", w.file, w.to.join(";")),
                 Op::Forget { file } => format!("forget {file}"),
                 Op::Remove => "-".into(),
+                Op::EnableAbove { controllers } => format!("above +{}", controllers.join(" +")),
+                Op::Settle => "settle".into(),
             };
             let line = format!("{} {} {op}", a.hierarchy, a.group);
             if a.held.is_some() { format!("[{line}]") } else { line }

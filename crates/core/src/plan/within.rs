@@ -38,8 +38,11 @@ pub(super) fn sort(actions: &mut [Action], narrowing: bool) {
             ("cpu.idle", _) => 0,
             ("cpu.cfs_period_us", _) if period_first => 2,
             ("cpu.cfs_period_us", _) => 4,
-            ("cpu.cfs_burst_us", true) => 1,
-            ("cpu.cfs_burst_us", false) => 5,
+            ("cpu.cfs_burst_us" | "cpu.max.burst", true) => 1,
+            ("cpu.cfs_burst_us" | "cpu.max.burst", false) => 5,
+            // A partition needs its CPUs first, and gives them back last.
+            ("cpuset.cpus.exclusive", _) => 4,
+            ("cpuset.cpus.partition", _) => 5,
             ("memory.memsw.limit_in_bytes", true) => 4,
             ("memory.memsw.limit_in_bytes", false) => 1,
             _ => 3,

@@ -1,0 +1,89 @@
+//! cgroup v2's own rules: controllers are enabled from the top, and a group that enables any for groups below may
+//! hold no process itself, so those sit in a leaf.
+
+use super::steps::Steps;
+use super::{Action, Op, Write};
+use crate::actual::{Group, Hierarchy, Version};
+use crate::desired::Desired;
+use crate::ids::{ControllerSet, GroupPath};
+use crate::knobs::Want;
+
+/// The file that hands controllers to the groups below.
+const SUBTREE: &str = "cgroup.subtree_control";
+
+/// Does the group have declared groups below it in the hierarchy?
+fn has_children(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath) -> bool {
+    below(desired, hierarchy, path).next().is_some()
+}
+
+fn below<'a>(
+    desired: &'a Desired,
+    hierarchy: &'a Hierarchy,
+    path: &'a GroupPath,
+) -> impl Iterator<Item = &'a crate::desired::Group> {
+    // Documents list a group before its descendants, and these directly after it.
+    let start = desired.groups.get_index_of(path).map_or(0, |i| i + 1);
+    let inside = desired.groups.iter().skip(start).take_while(move |(p, _)| path.is_root() || p.is_below(path));
+    inside
+        .filter(move |(p, g)| g.controllers.intersects(hierarchy.controllers) && p.up().as_ref() == Some(path))
+        .map(|(_, g)| g)
+}
+
+/// What an inner group needs before anything is made below it. Returns whether there was anything to do.
+pub(super) fn prepare(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath, steps: &mut Steps) -> bool {
+    if hierarchy.version != Version::V2 || !has_children(desired, hierarchy, path) {
+        return false;
+    }
+    let before = steps.creates.len();
+    let act = |group: &GroupPath, op| Action::new(hierarchy, group, op);
+    if path.is_root() && !hierarchy.closed_above.is_empty() {
+        let controllers = hierarchy.closed_above.iter().map(|c| c.name().to_owned()).collect();
+        steps.creates.push(act(path, Op::EnableAbove { controllers }));
+    }
+    let leaf = path.leaf();
+    if !hierarchy.groups.contains_key(&leaf) {
+        steps.creates.push(act(&leaf, Op::Create));
+    }
+    // The parent hands down everything, so that no one above can take it away; others what their groups need.
+    let wanted = if path.is_root() {
+        hierarchy.controllers
+    } else {
+        below(desired, hierarchy, path).fold(ControllerSet::EMPTY, |all, g| all.union(g.controllers))
+    };
+    let wanted: ControllerSet =
+        wanted.switchable().iter().filter(|c| hierarchy.controllers.contains(*c)).collect();
+    let want = Want::Enabled(wanted.iter().map(|c| c.name()).collect());
+    let existing = hierarchy.groups.get(path);
+    let now = existing.and_then(|g| g.values.get(SUBTREE)).map_or("", String::as_str);
+    if !want.matches(now, 0) {
+        if existing.is_some_and(occupied) {
+            steps.creates.push(act(path, Op::Settle));
+        }
+        steps.creates.push(act(
+            path,
+            Op::Write(Write {
+                file: SUBTREE.into(),
+                knob: SUBTREE.into(),
+                from: existing.map(|_| now.trim().to_owned()),
+                to: want.writes(now),
+                because: None,
+                record: None,
+                want: Some(want),
+            }),
+        ));
+    }
+    steps.creates.len() > before
+}
+
+fn occupied(group: &Group) -> bool {
+    group.values.get("cgroup.procs").is_some_and(|pids| !pids.trim().is_empty())
+}
+
+/// The files beside knobs that a group's plan looks at.
+pub(super) fn files_of(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath) -> Vec<&'static str> {
+    if hierarchy.version == Version::V2 && has_children(desired, hierarchy, path) {
+        vec![SUBTREE, "cgroup.procs"]
+    } else {
+        Vec::new()
+    }
+}
