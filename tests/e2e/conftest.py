@@ -9,7 +9,7 @@ import pytest
 import kit
 
 COUNTER = itertools.count()
-REQUIRED = ["cpu", "cpuacct", "memory", "blkio", "pids", "cpuset", "freezer", "devices"]
+REQUIRED = ["cpu", "cpuacct", "memory", "blkio", "pids", "cpuset", "freezer"]
 
 
 def pytest_configure(config):
@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_terminal_summary(terminalreporter, config):
     why = config.stash.get(NOT_RUN, None)
+    elsewhere = terminalreporter.stats.get("skipped", [])
+    if elsewhere and not why:
+        version = "cgroup v2" if kit.V2 else "cgroup v1 or hybrid"
+        terminalreporter.write_line(f"{len(elsewhere)} tests are of the other cgroup version than this host's ({version}):")
+        for report in elsewhere:
+            terminalreporter.write_line(f"  {report.nodeid}: {report.longrepr[-1]}")
     if why:
         terminalreporter.write_line("")
         terminalreporter.write_line(f"!!! THE KERNEL TESTS DID NOT RUN: {why}", red=True, bold=True)

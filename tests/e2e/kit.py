@@ -14,6 +14,7 @@ import urllib.request
 
 import kazoo.client
 import kazoo.security
+import pytest
 import redis
 import websocket
 
@@ -24,8 +25,13 @@ CGROUPS = pathlib.Path("/sys/fs/cgroup")
 README_TREE = json.loads((ROOT / "config/arch_conf.json").read_text())
 
 
+# An emulated machine is slower than the times that the tests hold on real ones.
+PATIENCE = float(os.environ.get("CGROVE_TEST_PATIENCE", "1"))
+
+
 def eventually(check, timeout=10.0, pause=0.02):
     """Calls until the result is true and returns it; an assertion or lookup that fails counts as not yet."""
+    timeout *= PATIENCE
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -66,18 +72,49 @@ def free_port():
 
 
 def hierarchies():
-    """v1 hierarchies by controller."""
-    out = {}
+    """Hierarchies by controller: v1's where it has one, else v2's; `unified` is v2's."""
+    out, unified = {}, None
     for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
         left, right = line.split(" - ")
         kind, _, options = right.split(" ")[:3]
+        point = pathlib.Path(left.split(" ")[4])
         if kind == "cgroup":
             for option in options.split(","):
-                out.setdefault(option, pathlib.Path(left.split(" ")[4]))
+                out.setdefault(option, point)
+        elif kind == "cgroup2":
+            unified = unified or point
+    if unified:
+        listed = (unified / "cgroup.controllers").read_text().split()
+        for name in [*listed, "cpuacct", "freezer", "unified"]:
+            out.setdefault(name, unified)
+        if "io" in listed:
+            out.setdefault("blkio", unified)
     return out
 
 
 MOUNTS = hierarchies()
+UNIFIED = MOUNTS.get("unified")
+# Where cpu lives decides how most tests look at the kernel.
+V2 = UNIFIED is not None and MOUNTS.get("cpu") == UNIFIED
+V1 = not V2
+LEAF = "_tasks"
+# What a test of one version's own behaviour is marked with; the summary lists what does not apply to a host.
+only_v1 = pytest.mark.skipif(V2, reason="v1 only")
+only_v2 = pytest.mark.skipif(UNIFIED is None or MOUNTS.get("memory") != UNIFIED, reason="full v2 only")
+
+
+class Shares:
+    """A group's share of CPU, comparable with shares on either version."""
+
+    def __init__(self, directory):
+        file = directory / ("cpu.weight" if V2 else "cpu.shares")
+        self.value = int(file.read_text())
+
+    def __eq__(self, shares):
+        return self.value == (min(max((shares * 100 + 512) // 1024, 1), 10000) if V2 else shares)
+
+    def __repr__(self):
+        return f"{'weight' if V2 else 'shares'} {self.value}"
 
 
 def why_no_kernel_tests(required):
@@ -85,7 +122,7 @@ def why_no_kernel_tests(required):
         return "they need root"
     missing = [c for c in required if c not in MOUNTS]
     if missing:
-        return f"no cgroup v1 hierarchy for {', '.join(missing)} is mounted"
+        return f"no cgroup hierarchy with {', '.join(missing)} is mounted"
     if not os.access(MOUNTS["cpu"], os.W_OK):
         return f"{MOUNTS['cpu']} is not writable"
     return None
@@ -106,7 +143,10 @@ def make(controller, parent, path):
 
 
 def pids(controller, parent, path):
-    return [int(l) for l in read(controller, parent, path, "cgroup.procs").split()]
+    """A group's processes; on v2 an inner group's are in its leaf."""
+    directory = group(controller, parent, path)
+    files = [d / "cgroup.procs" for d in (directory, directory / LEAF) if d.is_dir()]
+    return [int(pid) for file in files for pid in file.read_text().split()]
 
 
 def mark(directory):
@@ -116,12 +156,23 @@ def mark(directory):
         return None
 
 
-def place(pid, controller):
+def real_place(pid, controller="cpu"):
     """A process's path in a hierarchy."""
-    for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
+    return inside(pathlib.Path(f"/proc/{pid}/cgroup").read_text(), controller)
+
+
+def inside(text, controller):
+    """The path in a hierarchy by the text of /proc/PID/cgroup."""
+    for line in text.splitlines():
+        number, controllers, path = line.split(":", 2)
+        if controller in controllers.split(",") or (number == "0" and MOUNTS[controller] == UNIFIED):
             return path
+
+
+def place(pid, controller="cpu"):
+    """The group that a process belongs to: on v2 an inner group keeps its processes in a leaf."""
+    path = real_place(pid, controller)
+    return path.removesuffix(f"/{LEAF}") or "/"
 
 
 def remove_cgroups(parent):
@@ -132,9 +183,9 @@ def remove_cgroups(parent):
         if not top.exists():
             continue
         for directory, _, _ in os.walk(top):
-            frozen = pathlib.Path(directory, "freezer.state")
-            if frozen.exists():
-                frozen.write_text("THAWED")
+            for name, thawed in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")]:
+                if pathlib.Path(directory, name).exists():
+                    pathlib.Path(directory, name).write_text(thawed)
         for directory, _, _ in os.walk(top, topdown=False):
             for _ in range(200):
                 try:
@@ -143,9 +194,11 @@ def remove_cgroups(parent):
                 except FileNotFoundError:
                     break
                 except OSError:
-                    for tid in pathlib.Path(directory, "tasks").read_text().split():
-                        with contextlib.suppress(OSError):
-                            (mount / "tasks").write_text(tid)
+                    members = "cgroup.procs" if mount == UNIFIED else "tasks"
+                    with contextlib.suppress(OSError):
+                        for tid in pathlib.Path(directory, members).read_text().split():
+                            with contextlib.suppress(OSError):
+                                (mount / members).write_text(tid)
                     time.sleep(0.02)
 
 
@@ -154,9 +207,11 @@ def kill_group(process):
         os.killpg(process.pid, signal.SIGKILL)
     # What a test left frozen cannot die.
     with contextlib.suppress(OSError, KeyError):
-        state = pathlib.Path(f"{MOUNTS['freezer']}{place(process.pid, 'freezer')}/freezer.state")
-        if state.exists():
-            state.write_text("THAWED")
+        at = pathlib.Path(f"{MOUNTS['freezer']}{real_place(process.pid, 'freezer')}")
+        for name, thawed in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")]:
+            for directory in [at, at.parent]:
+                if (directory / name).exists():
+                    (directory / name).write_text(thawed)
     process.wait(30)
 
 
@@ -207,7 +262,7 @@ def serving(server):
         server.stop()
 
 
-class ZooKeeper(Server):
+class LocalZooKeeper(Server):
     """Debian's ZooKeeper, standalone."""
 
     def __init__(self, directory):
@@ -232,14 +287,50 @@ class ZooKeeper(Server):
     def wipe(self):
         shutil.rmtree(self.data)
 
+    host = "127.0.0.1"
+
     @property
     def hosts(self):
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def client(self, auth=("digest", "user:password")):
-        client = kazoo.client.KazooClient(hosts=self.hosts, timeout=5, auth_data=[auth] if auth else None)
+        client = kazoo.client.KazooClient(hosts=self.hosts, timeout=5 * PATIENCE, auth_data=[auth] if auth else None)
         client.start(30)
         return client
+
+
+class RemoteZooKeeper(LocalZooKeeper):
+    """The same outside the guest that the tests run in; tests/guest/run keeps them."""
+
+    def __init__(self, directory):
+        made = self.call("new", name="-")
+        self.name, self.port = made["name"], made["port"]
+
+    def call(self, what, argument="-", name=None):
+        request = urllib.request.Request(f"http://{ZOOKEEPERS}/{name or self.name}/{what}/{argument}", method="POST")
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.loads(response.read())
+
+    def start(self):
+        self.call("start")
+
+    def stop(self, sig=signal.SIGKILL):
+        self.call("stop", int(sig))
+
+    def pause(self):
+        self.call("pause")
+
+    def resume(self):
+        self.call("resume")
+
+    def wipe(self):
+        self.call("wipe")
+
+    host = os.environ.get("CGROVE_TEST_ZOOKEEPERS", "").split(":")[0]
+
+
+ZOOKEEPERS = os.environ.get("CGROVE_TEST_ZOOKEEPERS")
+ZooKeeper = RemoteZooKeeper if ZOOKEEPERS else LocalZooKeeper
 
 
 class Znode:
@@ -356,7 +447,7 @@ class Node:
         """One command of the command line; `check` is the expected exit code."""
         command = [str(CGROVE), "--config", str(self.config), *map(str, arguments)]
         environment = {**os.environ, **(env or {})}
-        result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, env=environment)
+        result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60 * PATIENCE, env=environment)
         if check is not None:
             assert result.returncode == check, f"{arguments}: exit {result.returncode}\n{result.stdout}\n{result.stderr}"
         return result
@@ -398,6 +489,25 @@ class Node:
 
     def make(self, controller, path):
         return make(controller, self.parent, path)
+
+    def shares(self, path):
+        return Shares(self.group("cpu", path))
+
+    def cpu_usage(self, path):
+        """Nanoseconds of CPU."""
+        if V2:
+            return int(self.read("cpu", path, "cpu.stat").split()[1]) * 1000
+        return int(self.read("cpuacct", path, "cpuacct.usage"))
+
+    def set_shares(self, path, shares):
+        """As someone else would."""
+        file = "cpu.weight" if V2 else "cpu.shares"
+        (self.group("cpu", path) / file).write_text(str(shares))
+
+    def put(self, pid, path, controllers=("cpu", "cpuacct")):
+        """Puts a process into a group by hand."""
+        for controller in controllers:
+            (self.group(controller, path) / "cgroup.procs").write_text(str(pid))
 
     def pids(self, controller, path):
         return pids(controller, self.parent, path)

@@ -32,13 +32,13 @@ def test_zookeeper_killed_and_restarted(node, own_zookeeper):
     own_zookeeper.stop()
     eventually(lambda: not node.status()["source"]["connected"])
     # Drift is repaired meanwhile.
-    (node.group("cpu", "/a") / "cpu.shares").write_text("7")
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "100", timeout=5)
+    node.set_shares("/a", 7)
+    eventually(lambda: node.shares("/a") == 100, timeout=5)
     own_zookeeper.start()
     update(own_zookeeper, cpu_tree({"a": 200}))
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "200", timeout=15)
+    eventually(lambda: node.shares("/a") == 200, timeout=15)
     update(own_zookeeper, cpu_tree({"a": 300}))
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "300", timeout=1)
+    eventually(lambda: node.shares("/a") == 300, timeout=1)
     assert consecutive(node.ask("show_account", nr_slot=300))
 
 
@@ -49,9 +49,9 @@ def test_zookeeper_emptied_changes_nothing(node, own_zookeeper):
     own_zookeeper.start()
     error = eventually(lambda: (lambda e: e if e and "does not exist" in e else None)(node.status()["source"].get("error")), timeout=20)
     assert "cgrove push" in error
-    assert node.read("cpu", "/a", "cpu.shares") == "100"
+    assert node.shares("/a") == 100
     update(own_zookeeper, cpu_tree({"a": 200}))
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "200", timeout=5)
+    eventually(lambda: node.shares("/a") == 200, timeout=5)
 
 
 def test_znode_deleted_and_made_again(node, zookeeper):
@@ -61,7 +61,7 @@ def test_znode_deleted_and_made_again(node, zookeeper):
     eventually(lambda: "does not exist" in node.status()["source"].get("error", ""))
     assert node.group("cpu", "/a").is_dir()
     zookeeper.set(cpu_tree({"a": 200}))
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "200", timeout=2)
+    eventually(lambda: node.shares("/a") == 200, timeout=2)
     zookeeper.set(b"")
     assert "empty" in eventually(lambda: node.status()["refused"])["error"]
     assert node.group("cpu", "/a").is_dir()
@@ -74,9 +74,9 @@ def test_the_daemon_stopped_past_its_sessions_end(node, own_zookeeper):
     time.sleep(5)  # The session is 2 s.
     update(own_zookeeper, cpu_tree({"a": 200}))
     node.process.send_signal(signal.SIGCONT)
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "200", timeout=10)
+    eventually(lambda: node.shares("/a") == 200, timeout=10)
     update(own_zookeeper, cpu_tree({"a": 300}))
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "300", timeout=1)
+    eventually(lambda: node.shares("/a") == 300, timeout=1)
     # The seconds that it slept are counted gaps.
     eventually(lambda: node.status()["usage"]["gaps_total"] >= 4)
 
@@ -88,17 +88,17 @@ def test_zookeeper_hung(node, own_zookeeper):
     own_zookeeper.resume()
     eventually(lambda: node.status()["source"]["connected"], timeout=20)
     update(own_zookeeper, cpu_tree({"a": 300}))
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "300", timeout=5)
+    eventually(lambda: node.shares("/a") == 300, timeout=5)
 
 
 def test_a_node_boots_right_while_zookeeper_is_away(node, own_zookeeper):
     prepared(node, own_zookeeper, cpu_tree({"a": 100}))
     assert node.stop() == 0
     own_zookeeper.stop()
-    for controller in ("cpu", "cpuacct"):
-        node.group(controller, "/a").rmdir()
+    for directory in {node.group(controller, "/a") for controller in ("cpu", "cpuacct")}:
+        directory.rmdir()
     node.start(ready=False)
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "100")
+    eventually(lambda: node.shares("/a") == 100)
     assert node.status()["document"]["last_good"]
     assert node.http("/readyz")[0] == 503
     own_zookeeper.start()
@@ -127,7 +127,7 @@ def test_a_wrong_password_is_said_and_mended_from_outside(node, zookeeper):
     import kazoo.security
 
     zookeeper.client.set_acls(zookeeper.path, kazoo.security.OPEN_ACL_UNSAFE)
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "100")
+    eventually(lambda: node.shares("/a") == 100)
     assert "wrong" not in node.log.read_text() and "wrong" not in json.dumps(node.status())
 
 
@@ -140,31 +140,31 @@ def test_a_credential_file_is_read_again(node, zookeeper):
     node.start(ready=False)
     eventually(lambda: "not authorized" in node.status()["source"].get("error", ""))
     secret.write_text("user:password\n")
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "100")
+    eventually(lambda: node.shares("/a") == 100)
 
 
 def test_dead_and_unresolvable_servers_in_the_list(node, zookeeper):
     zookeeper.set(cpu_tree({"a": 100}))
     hosts = f"127.0.0.1:1,no-such-host.invalid:2181,{zookeeper.server.hosts}"
     node.configure(zookeeper=(hosts, zookeeper.prefix)).start(ready=False)
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "100", timeout=20)
+    eventually(lambda: node.shares("/a") == 100, timeout=20)
 
 
 def test_chroot(node, zookeeper):
     zookeeper.set(cpu_tree({"a": 100}))
     node.configure(zookeeper=(f"{zookeeper.server.hosts}{zookeeper.prefix}", "/")).start()
     zookeeper.set(cpu_tree({"a": 200}))
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "200", timeout=1)
+    eventually(lambda: node.shares("/a") == 200, timeout=1)
 
 
 def test_killed_and_started_again(node):
     node.write_tree(cpu_tree({"a": 100, "b": 5}))
     node.start()
     node.stop(signal.SIGKILL)
-    assert node.read("cpu", "/a", "cpu.shares") == "100"
+    assert node.shares("/a") == 100
     node.write_tree(cpu_tree({"a": 200}))
     node.start()
-    eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "200" and not node.group("cpu", "/b").exists())
+    eventually(lambda: node.shares("/a") == 200 and not node.group("cpu", "/b").exists())
 
 
 def test_signals(node):
@@ -216,4 +216,4 @@ def test_a_deleted_tree_file_is_away_and_changes_nothing(node):
     eventually(lambda: node.http("/readyz")[0] == 503)
     assert "does not exist" in node.status()["source"]["error"] and node.group("cpu", "/a").is_dir()
     node.write_tree(cpu_tree({"a": 200}))
-    eventually(lambda: node.http("/readyz")[0] == 200 and node.read("cpu", "/a", "cpu.shares") == "200")
+    eventually(lambda: node.http("/readyz")[0] == 200 and node.shares("/a") == 200)

@@ -25,6 +25,8 @@ def test_redis_has_cgrouparchs_keys_and_values(node, redis_server):
         assert isinstance(value["cpu"]["sub_cgroup"]["b"]["sub_cgroup"]["b1"]["value"]["usage"], int)
         assert isinstance(value["cpu"]["value"]["usage"], int)
         assert value["blkio"]["sub_cgroup"]["a"] == {"value": {}}
+        # v2's root, like v1's, knows the whole machine's traffic.
+        assert kit.V1 or any(set(d) == {"Read", "Write"} for d in value["blkio"]["value"].values())
         assert "sub_cgroup" not in value["cpu"]["sub_cgroup"]["a"]
     ttl = redis_server.client.ttl(f"cgroup_arch/account/{max(slots)}")
     assert 290 < ttl <= 300
@@ -71,8 +73,7 @@ def test_a_missing_group_loses_only_its_own_value(node):
     node.write_tree(cpu_tree({"a": 5, "b": 5}))
     node.configure(cgroup={"resync": "1h"}).start()
     eventually(lambda: node.status()["usage"]["newest_slot"])
-    node.group("cpuacct", "/b").rename(node.group("cpuacct", "/gone"))
-    node.group("cpuacct", "/gone").rmdir()
+    node.group("cpuacct", "/b").rmdir()
     eventually(lambda: node.group("cpuacct", "/b").is_dir(), timeout=5)
     for value in node.ask("show_account", nr_slot=60).values():
         assert "usage" in value["cpu"]["sub_cgroup"]["a"]["value"]

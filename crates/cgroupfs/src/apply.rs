@@ -203,7 +203,17 @@ impl<'a> Apply<'a> {
                 file => {
                     let (file, value) = target(file, value);
                     let path = tree.file(&key.1, file);
-                    put(&path, value).map_err(|e| Fault::new("write", &path, &e).with_value(value))
+                    match put(&path, value) {
+                        // v2 takes no empty cpuset back while processes are in the group: all that the parent has
+                        // means the same, until the parent changes.
+                        Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && value == "\n" => {
+                            let above = tree.file(&key.1.up().unwrap_or_else(GroupPath::root), &format!("{file}.effective"));
+                            let all = std::fs::read_to_string(&above).unwrap_or_default();
+                            put(&path, all.trim())
+                        }
+                        result => result,
+                    }
+                    .map_err(|e| Fault::new("write", &path, &e).with_value(value))
                 }
             };
             first_fault = first_fault.or(result.err());

@@ -85,8 +85,7 @@ impl Engine {
         let mut plan = plan(desired, &actual, &config.cgroup.policy, &approval);
         self.remember_approval(&plan);
         let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &plan.actions);
-        // What the parent needed beforehand is part of what was planned and done.
-        plan.actions.splice(0..0, made.iter().map(|(action, _)| action.clone()));
+        let prepared: Vec<Action> = made.iter().map(|(action, _)| action.clone()).collect();
         let mut outcomes = made;
         let is_removal = |a: &&Action| a.op == Op::Remove;
         for action in plan.due().filter(|a| !is_removal(a)) {
@@ -118,6 +117,8 @@ impl Engine {
             }
         }
         let faults = apply.finish();
+        // What the parent needed beforehand is part of what was planned and done.
+        plan.actions.splice(0..0, prepared);
         let directories = directories(&config, &host, desired);
         Ok(Round { plan, outcomes, tasks, faults, directories })
     }

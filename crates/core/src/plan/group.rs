@@ -140,7 +140,8 @@ impl GroupPlan<'_> {
                 }
                 continue;
             }
-            if resolved.suppressed.contains(&file.as_str()) || (INHERITED.contains(&file.as_str())) {
+            let follows = inherits(self.hierarchy) && INHERITED.contains(&file.as_str());
+            if resolved.suppressed.contains(&file.as_str()) || follows {
                 continue;
             }
             let raw = set.want.starts_with(RAW);
