@@ -30,6 +30,23 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=why))
 
 
+def cells(reporter):
+    """The matrix of knobs on this host's kernel."""
+    found = []
+    for outcome in ("passed", "failed"):
+        for report in reporter.stats.get(outcome, []):
+            text = dict(report.user_properties).get("cell", "FAILED" if outcome == "failed" else "")
+            if report.when == "call" and "test_a_knob[" in report.nodeid:
+                found.append((report.nodeid.split("[")[1][:-1], text))
+    if found:
+        host = os.environ.get("CGROVE_TEST_HOST", "host")
+        reporter.write_line("")
+        reporter.write_line(f"Knobs on {host} (kernel {os.uname().release}): {len(found)} cells executed, "
+                            f"{sum(t.startswith('written') for _, t in found)} written, read back and restored")
+        for knob, text in sorted(found):
+            reporter.write_line(f"  {knob:<36} {text}")
+
+
 def pytest_terminal_summary(terminalreporter, config):
     why = config.stash.get(NOT_RUN, None)
     elsewhere = terminalreporter.stats.get("skipped", [])
@@ -38,6 +55,7 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"{len(elsewhere)} tests are of the other cgroup version than this host's ({version}):")
         for report in elsewhere:
             terminalreporter.write_line(f"  {report.nodeid}: {report.longrepr[-1]}")
+    cells(terminalreporter)
     if why:
         terminalreporter.write_line("")
         terminalreporter.write_line(f"!!! THE KERNEL TESTS DID NOT RUN: {why}", red=True, bold=True)

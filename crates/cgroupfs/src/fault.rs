@@ -71,6 +71,9 @@ fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
         ("write", Errno::ENODEV, file) if file.starts_with("io.") || file.starts_with("blkio.") => {
             "no such disk here, or a partition: limits are for whole disks, as lsblk shows them"
         }
+        ("write", Errno::EOPNOTSUPP, file) if file.contains("weight") => {
+            "a weight for one disk needs the bfq scheduler there: echo bfq > /sys/block/DISK/queue/scheduler"
+        }
         ("write", Errno::ENODEV, _) if path.parent().is_some_and(Path::exists) => "no such device or resource here",
         ("write", Errno::ENOENT, _) if path.parent().is_some_and(Path::exists) => {
             "the group has no such file: its controller is not enabled above, or this kernel lacks it"

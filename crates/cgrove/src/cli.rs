@@ -16,9 +16,8 @@ mod tree;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
-use self::args::{Args, Command, LogFormat};
+use self::args::{Args, Command};
 use self::runtime::in_runtime;
 use crate::exit::{self, Exit};
 use crate::term;
@@ -36,7 +35,8 @@ pub(crate) fn main() -> ExitCode {
         crate::demo::load();
         return ExitCode::SUCCESS;
     }
-    start_log(&args);
+    let level = if matches!(args.command, Command::Run) { "info" } else { "warn" };
+    crate::log::start(args.global.log_format, level);
     match run(&args) {
         Ok(code) => ExitCode::from(code),
         Err(exit) => {
@@ -66,15 +66,5 @@ fn run(args: &Args) -> Result<u8, Exit> {
         Command::Completions { shell } => pages::completions(*shell),
         Command::Man { directory } => pages::man(directory.as_deref()),
         Command::DemoLoad => Ok(0),
-    }
-}
-
-fn start_log(args: &Args) {
-    let default = if matches!(args.command, Command::Run) { "info" } else { "warn" };
-    let filter = EnvFilter::try_from_env("CGROVE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match args.global.log_format {
-        LogFormat::Text => builder.with_ansi(term::colour(&std::io::stderr())).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
     }
 }

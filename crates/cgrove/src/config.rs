@@ -16,6 +16,7 @@ use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Policy, Prune};
 
+pub(crate) use build::check_reach;
 pub(crate) use load::{ConfigError, environment, load, standard};
 
 /// Where the configuration is unless `--config` says otherwise.

@@ -36,6 +36,9 @@ impl Exit {
     pub(crate) fn software(message: String) -> Self {
         Self::new(70, message)
     }
+    pub(crate) fn config(message: String) -> Self {
+        Self::new(78, message)
+    }
     pub(crate) fn permission(message: String) -> Self {
         Self::new(77, message)
     }

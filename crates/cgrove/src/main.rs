@@ -17,10 +17,14 @@ mod sampler;
 mod store;
 
 mod serve;
+
+mod pulse;
+mod service;
 mod status;
 
 mod demo;
 mod exit;
+mod log;
 mod term;
 
 fn main() -> std::process::ExitCode {

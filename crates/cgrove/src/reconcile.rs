@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cgrove_cgroupfs::Fault;
 use cgrove_cgroupfs::apply::Outcome;
 use cgrove_cgroupfs::lock::LockError;
 use cgrove_cgroupfs::watch::Watch;
@@ -15,6 +16,7 @@ use crate::approvals;
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, Round};
 use crate::hints::{DirWatch, Ready};
+use crate::pulse::Pulse;
 use crate::source::Document;
 use crate::source::last_good;
 use crate::status::{Board, Failure, Held, now};
@@ -26,6 +28,10 @@ const CALM: Duration = Duration::from_secs(1);
 const PID_FILES_CALM: Duration = Duration::from_millis(200);
 /// When inotify cannot watch everything, we look this often.
 const POLL: Duration = Duration::from_secs(5);
+/// With nothing to do the loop shows this often that it is alive.
+const QUIET: Duration = Duration::from_secs(5);
+/// No round takes longer: removals have a deadline, and the rest is thousands of groups a second.
+const LONGEST: Duration = Duration::from_secs(120);
 /// Failed actions are tried again after these seconds, the last one for good.
 const RETRY: [u64; 6] = [1, 2, 5, 10, 30, 60];
 
@@ -63,6 +69,8 @@ pub(crate) struct Reconciler {
     dirty: bool,
     failed_rounds: usize,
     known_failures: Vec<Failure>,
+    known_units: Vec<String>,
+    pulse: Pulse,
 }
 
 impl Reconciler {
@@ -95,6 +103,8 @@ impl Reconciler {
             dirty: false,
             failed_rounds: 0,
             known_failures: Vec::new(),
+            known_units: Vec::new(),
+            pulse: board.pulses.of("reconciler", LONGEST),
             config,
             board,
             document,
@@ -119,6 +129,7 @@ impl Reconciler {
     /// Waits for the next thing to do.
     async fn next(&mut self, stop: &mut watch::Receiver<bool>) -> Event {
         loop {
+            self.pulse.beat();
             let calm = self.last_look + CALM;
             tokio::select! {
                 biased;
@@ -130,6 +141,7 @@ impl Reconciler {
                 tree = drifted(&mut self.watch) => self.dirty |= tree,
                 () = tokio::time::sleep_until(self.next_tasks) => return Event::Tasks,
                 () = tokio::time::sleep_until(self.next_resync) => return Event::Resync,
+                () = tokio::time::sleep(QUIET) => {}
             }
         }
     }
@@ -197,6 +209,10 @@ impl Reconciler {
         Ok(())
     }
 
+    fn version(&self) -> Option<i64> {
+        self.document.borrow().as_ref().map(|d| d.version)
+    }
+
     /// Before the look, so that nothing written in between is missed.
     fn watch_pid_files(&mut self, document: &Document) {
         if let Some(watch) = &mut self.pid_dirs {
@@ -211,32 +227,26 @@ impl Reconciler {
             match outcome {
                 Outcome::Done { kept } => {
                     done += 1;
-                    let (hierarchy, group) = (&action.hierarchy, action.group.as_str());
-                    match kept {
-                        Some(kept) => info!(hierarchy, group, "{}; the kernel made it {kept}", verb(action)),
-                        None => info!(hierarchy, group, "{}", verb(action)),
-                    }
+                    let (hierarchy, group, knob) = (&action.hierarchy, action.group.as_str(), knob(action));
+                    let kept = kept.as_ref().map(|k| format!("; the kernel made it {k}")).unwrap_or_default();
+                    info!(hierarchy, group, knob, document_version = self.version(), "{}{kept}", verb(action));
                 }
                 Outcome::AlreadySo => {}
-                // The group went away meanwhile: look again. A device or file that is missing is a failure like others.
-                Outcome::Failed { fault }
-                    if action.op != Op::Create
-                        && fault.vanished()
-                        && !fault.path.parent().is_some_and(std::path::Path::is_dir) =>
-                {
-                    self.dirty = true;
-                }
-                Outcome::Failed { fault } => failures.push(failure(action, fault.to_string())),
+                // The group went away meanwhile: look again.
+                Outcome::Failed { fault } if action.op != Op::Create && fault.vanished() => self.dirty = true,
+                Outcome::Failed { fault } => failures.push(failure(action, fault)),
             }
         }
         failures.extend(round.faults.iter().map(|f| Failure {
             hierarchy: String::new(),
             group: f.path.display().to_string(),
             knob: None,
+            errno: Some(f.code),
             error: f.to_string(),
         }));
         for f in failures.iter().filter(|f| !self.known_failures.contains(f)) {
-            warn!(hierarchy = f.hierarchy, group = f.group, "{}", f.error);
+            let (hierarchy, group, knob) = (&f.hierarchy, &f.group, f.knob.as_deref());
+            warn!(hierarchy, group, knob, errno = f.errno, document_version = self.version(), "{}", f.error);
         }
         let held: Vec<Held> = round
             .plan
@@ -290,14 +300,18 @@ impl Reconciler {
         self.next_resync = Instant::now() + pause;
     }
 
-    fn record_tasks(&self, synced: &Synced) {
+    fn record_tasks(&mut self, synced: &Synced) {
         let look = &synced.look;
         let mut problems = look.problems.clone();
         problems
             .extend(synced.faults.iter().map(|(step, fault)| format!("pid {} to {}: {fault}", step.pid, step.group)));
-        for fault in &synced.faults {
-            warn!(group = fault.0.group.as_str(), "{}", fault.1);
+        for (step, fault) in &synced.faults {
+            warn!(group = step.group.as_str(), errno = fault.code, "{fault}");
         }
+        for line in synced.left_units.iter().filter(|l| !self.known_units.contains(l)) {
+            warn!("{line}");
+        }
+        self.known_units.clone_from(&synced.left_units);
         if synced.moved > 0 {
             info!(moved = synced.moved, "processes moved");
         }
@@ -310,6 +324,7 @@ impl Reconciler {
             t.moved_total += synced.moved as u64;
             t.problems = problems;
             t.left_alone.clone_from(&look.misplaced.left_alone);
+            t.left_units.clone_from(&synced.left_units);
         });
     }
 }
@@ -349,10 +364,19 @@ fn verb(action: &Action) -> String {
     }
 }
 
-fn failure(action: &Action, error: String) -> Failure {
-    let knob = match &action.op {
-        Op::Write(w) => Some(w.knob.clone()),
+fn knob(action: &Action) -> Option<&str> {
+    match &action.op {
+        Op::Write(w) => Some(&w.knob),
         _ => None,
-    };
-    Failure { hierarchy: action.hierarchy.clone(), group: action.group.to_string(), knob, error }
+    }
+}
+
+fn failure(action: &Action, fault: &Fault) -> Failure {
+    Failure {
+        hierarchy: action.hierarchy.clone(),
+        group: action.group.to_string(),
+        knob: knob(action).map(str::to_owned),
+        errno: Some(fault.code),
+        error: fault.to_string(),
+    }
 }

@@ -22,7 +22,7 @@ use crate::source::{self, Intake};
 use crate::status::{Board, now};
 use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
-use crate::{permission, sampler, term};
+use crate::{permission, sampler, service, term};
 
 /// The ports that are open, kept across reloads so that nobody is refused meanwhile.
 type Ports = BTreeMap<SocketAddr, std::net::TcpListener>;
@@ -39,6 +39,8 @@ pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
     let started = now();
     permission::check(&config)?;
     let mut ports = Ports::new();
+    let passed = take_passed(&mut ports)?;
+    config = Arc::new(with_passed(Config::clone(&config), &passed)?);
     open_ports(&mut ports, &config)?;
     let engine = in_thread({
         let config = config.clone();
@@ -49,6 +51,7 @@ pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
     if config.demo {
         term::out(&demo::banner(&config, config_path));
     }
+    service::ready();
     loop {
         tokio::select! {
             _ = term.recv() => return daemon.stop().await,
@@ -56,10 +59,12 @@ pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
             exit = daemon.ended() => return Err(exit),
             _ = hup.recv() => {}
         }
-        let new = match prepare_reload(config_path, &mut ports) {
+        service::reloading();
+        let new = match prepare_reload(config_path, &mut ports, &passed) {
             Ok(new) => Arc::new(new),
             Err(e) => {
                 error!("reload: {}; the configuration stays as it was", e.message);
+                service::ready();
                 continue;
             }
         };
@@ -78,14 +83,35 @@ pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
         ports.retain(|address, _| new.server.listen.contains(address));
         config = new;
         daemon = Daemon::start(config.clone(), ring.clone(), started, &ports, engine)?;
+        service::ready();
     }
 }
 
 /// Everything that may go wrong with a new configuration, tried before the old one ends.
-fn prepare_reload(config_path: &Path, ports: &mut Ports) -> Result<Config, Exit> {
-    let config = config::load(config_path, config::environment())?;
+fn prepare_reload(config_path: &Path, ports: &mut Ports, passed: &[SocketAddr]) -> Result<Config, Exit> {
+    let config = with_passed(config::load(config_path, config::environment())?, passed)?;
     permission::check(&config)?;
     open_ports(ports, &config)?;
+    Ok(config)
+}
+
+/// Ports that systemd opened for us stay ours for good.
+fn take_passed(ports: &mut Ports) -> Result<Vec<SocketAddr>, Exit> {
+    let mut passed = Vec::new();
+    for listener in service::sockets()? {
+        let address = listener.local_addr().map_err(|e| Exit::unavailable(e.to_string()))?;
+        passed.push(address);
+        ports.insert(address, listener);
+    }
+    Ok(passed)
+}
+
+/// Passed sockets take the place of `server.listen`; who may reach them is checked as for any other.
+fn with_passed(mut config: Config, passed: &[SocketAddr]) -> Result<Config, Exit> {
+    if !passed.is_empty() {
+        config.server.listen = passed.to_vec();
+        config::check_reach(&config.server).map_err(|why| Exit::config(format!("the socket that systemd passed: {why}")))?;
+    }
     Ok(config)
 }
 
@@ -150,6 +176,7 @@ impl Daemon {
                 tasks.spawn(serve::run(listener, library.clone(), connections.clone()));
             }
         }
+        tasks.spawn(service::run(board.clone()));
         let gone = library.gone.clone();
         let reconciler = Reconciler::new(config.clone(), board, document, engine);
         let reconciler = tokio::spawn(reconciler.run(stopped));
@@ -192,6 +219,7 @@ impl Daemon {
 
     /// Ends everything; the groups stay as they are.
     async fn stop(self) -> Result<(), Exit> {
+        service::stopping();
         let redis = self.redis.clone();
         if tokio::time::timeout(Duration::from_secs(20), self.finish()).await.is_err() {
             warn!("a reconcile did not end in time");

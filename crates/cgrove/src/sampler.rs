@@ -74,7 +74,9 @@ impl Loop {
         let mut last = self.ring.newest();
         let mut size = 0;
         let mut target = unix_time().as_secs() + 1;
+        let pulse = self.board.pulses.of("sampler", Duration::from_secs(10));
         loop {
+            pulse.beat();
             // A clock that was set back must not make us sleep until it catches up.
             let wait = Duration::from_secs(target).saturating_sub(unix_time()).min(Duration::from_secs(1));
             match inbox.recv_timeout(wait) {

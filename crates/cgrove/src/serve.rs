@@ -35,6 +35,8 @@ use crate::store::ring::Ring;
 
 /// A client must have sent its request by then.
 const HEADERS: Duration = Duration::from_secs(10);
+/// Without clients the loop shows this often that it is alive.
+const QUIET: Duration = Duration::from_secs(5);
 /// Replies under way to all clients together, in KiB.
 const IN_FLIGHT: usize = 64 << 10;
 
@@ -82,8 +84,11 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Serves until dropped.
 pub(crate) async fn run(listener: TcpListener, library: Arc<Library>, connections: Arc<Semaphore>) {
+    let pulse = library.board.pulses.of("server", Duration::from_secs(30));
     loop {
-        let (stream, peer) = match listener.accept().await {
+        pulse.beat();
+        let Ok(accepted) = tokio::time::timeout(QUIET, listener.accept()).await else { continue };
+        let (stream, peer) = match accepted {
             Ok(pair) => pair,
             Err(e) => {
                 // Out of descriptors, or the client was gone already.
@@ -156,7 +161,10 @@ fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>, coun
     match request.uri().path() {
         "/" | "/ws" if access::wants_websocket(request.headers()) => upgrade(&mut request, ends.peer, library, count),
         "/" | "/ws" => text(StatusCode::OK, front(&library.config)),
-        "/healthz" => text(StatusCode::OK, "ok\n".into()),
+        "/healthz" => match &library.board.pulses.stalled()[..] {
+            [] => text(StatusCode::OK, "ok\n".into()),
+            stalled => text(StatusCode::SERVICE_UNAVAILABLE, format!("no progress: {}\n", stalled.join(", "))),
+        },
         "/readyz" => {
             let status = library.board.snapshot();
             let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -7,6 +7,7 @@ pub(crate) mod zookeeper;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cgrove_core::desired::Desired;
@@ -64,7 +65,10 @@ impl Intake {
     }
 
     pub(crate) async fn run(mut self, mut news: mpsc::Receiver<News>) {
+        // A source tells something at least every half minute, if only that nothing changed.
+        let pulse = self.board.pulses.of("source", Duration::from_secs(120));
         while let Some(item) = news.recv().await {
+            pulse.beat();
             self.take(item);
         }
     }
@@ -112,7 +116,7 @@ impl Intake {
                         old.is_some_and(|o| o.version == version)
                     });
                     if !known {
-                        warn!(version, "document refused, the one before stays in force: {e}");
+                        warn!(document_version = version, "document refused, the one before stays in force: {e}");
                     }
                     return;
                 }
@@ -127,9 +131,9 @@ impl Intake {
         if let Err(e) = last_good::save(&self.state_dir, &document) {
             warn!("the document is in force, but could not be kept for the next boot: {e}");
         }
-        info!(version, digest = document.desired.digest, groups = document.desired.groups.len(), "document in force");
+        info!(document_version = version, digest = document.desired.digest, groups = document.desired.groups.len(), "document in force");
         for warning in &document.desired.warnings {
-            warn!(version, "document: {warning}");
+            warn!(document_version = version, "document: {warning}");
         }
         self.publish(document, false);
     }

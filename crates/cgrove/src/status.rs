@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cgrove_core::plan::{Guard, Note};
 use serde::Serialize;
 
+use crate::pulse::Pulses;
+
 /// The status document. Field names are part of `get_status`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Status {
@@ -78,6 +80,9 @@ pub(crate) struct Failure {
     pub(crate) group: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) knob: Option<String>,
+    /// The kernel's error number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) errno: Option<i32>,
     pub(crate) error: String,
 }
 
@@ -101,6 +106,8 @@ pub(crate) struct TasksStatus {
     pub(crate) moved_total: u64,
     pub(crate) problems: Vec<String>,
     pub(crate) left_alone: Vec<String>,
+    /// systemd units whose processes were moved: their `systemctl stop` does not reach them all.
+    pub(crate) left_units: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -144,6 +151,7 @@ pub(crate) struct ServerStatus {
 /// The one copy of the status. The sampler's part has a lock of its own, so that it waits for nobody's copying.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
+    pub(crate) pulses: Pulses,
     status: Mutex<Status>,
     usage: Mutex<UsageStatus>,
 }

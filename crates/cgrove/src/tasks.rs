@@ -31,6 +31,8 @@ pub(crate) struct Synced {
     pub(crate) look: Look,
     pub(crate) moved: usize,
     pub(crate) faults: Vec<(Move, Fault)>,
+    /// What it means for systemd, one line a unit.
+    pub(crate) left_units: Vec<String>,
 }
 
 /// What a look, and what comes of it, is about.
@@ -74,7 +76,7 @@ impl Subject<'_> {
             let moves: Vec<Move> = look.misplaced.moves.iter().filter(|m| !refused(m)).cloned().collect();
             pass += 1;
             if moves.is_empty() || pass > PASSES {
-                return Synced { look, moved: moved.len(), faults };
+                return Synced { look, moved: moved.len(), faults, left_units: origins.units() };
             }
             let result = attach::run(self.host, self.config.parents(), &moves);
             origins.left(&moves, &result.done);

@@ -29,9 +29,9 @@ pub(crate) struct Global {
     /// How results are printed
     #[arg(long, global = true, env = "CGROVE_OUTPUT", default_value = "text", value_name = "FORMAT")]
     pub(crate) output: Output,
-    /// How the log is printed, on standard error
-    #[arg(long, global = true, env = "CGROVE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
-    pub(crate) log_format: LogFormat,
+    /// How the log is written [default: journald under systemd, else text on standard error]
+    #[arg(long, global = true, env = "CGROVE_LOG_FORMAT", value_name = "FORMAT")]
+    pub(crate) log_format: Option<crate::log::Format>,
 }
 
 impl Global {
@@ -51,12 +51,6 @@ impl Global {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    Text,
-    Json,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
     Text,
     Json,
 }

@@ -67,7 +67,10 @@ fn paths_of(desired: &Desired, name: &str, all: bool) -> Result<Vec<GroupPath>, 
 
 /// The hierarchies that should have the group.
 fn mounts<'a>(host: &'a Host, desired: &Desired, path: &GroupPath) -> Vec<&'a Mount> {
-    desired.groups.get(path).map(|g| host.with(g.controllers).collect()).unwrap_or_default()
+    let mut mounts: Vec<_> = desired.groups.get(path).map(|g| host.with(g.controllers).collect()).unwrap_or_default();
+    // In the order in which controllers are listed everywhere, not that of the mounts.
+    mounts.sort_by_key(|m| m.controllers.iter().next());
+    mounts
 }
 
 /// `-g cpu:/b/b1`, one for each hierarchy; cpuacct mounted apart is named together with cpu.

@@ -71,7 +71,7 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     let prefix = raw.redis.prefix.unwrap_or_else(|| "cgroup_arch".into()).replace("{node}", &node);
     let redis = Redis {
         url: url.unwrap_or_else(|| "redis://127.0.0.1:6379".into()),
-        password: raw.redis.password_file.map(|p| Secret::File(base.join(p))),
+        password: raw.redis.password_file.map(|p| secret_file("redis.password_file", base, &p)).transpose()?,
         prefix: prefix.trim_end_matches('/').to_owned(),
     };
     // A wrong URL is a configuration error even before Redis is used; the client's text may quote the URL and its password.
@@ -114,7 +114,7 @@ fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKe
     for entry in entries {
         auth.push(match entry {
             RawAuth::File { scheme, credential_file } => {
-                Auth { scheme, credential: Secret::File(base.join(credential_file)) }
+                Auth { scheme, credential: secret_file("zookeeper.auth", base, &credential_file)? }
             }
             RawAuth::Text(text) => {
                 let (scheme, credential) = text.split_once(':').ok_or_else(bad)?;
@@ -125,6 +125,15 @@ fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKe
     let session_timeout =
         duration("zookeeper.session_timeout", raw.session_timeout, Duration::from_secs(10), Duration::from_secs(1))?;
     Ok(ZooKeeper { hosts, prefix: prefix.trim_end_matches('/').into(), auth, session_timeout })
+}
+
+/// A secret's file; below `$CREDENTIALS_DIRECTORY` it is one that systemd passes (LoadCredential=).
+fn secret_file(setting: &'static str, base: &Path, path: &Path) -> Result<Secret, Bad> {
+    let Ok(name) = path.strip_prefix("$CREDENTIALS_DIRECTORY") else { return Ok(Secret::File(base.join(path))) };
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(dir) => Ok(Secret::File(Path::new(&dir).join(name))),
+        None => Err((setting, format!("{}: systemd sets CREDENTIALS_DIRECTORY for its services only; name the file itself, or start cgrove by its unit", path.display()))),
+    }
 }
 
 fn cgroup(raw: RawCgroup, cpu: &RawCpu, state_dir: &Path) -> Result<Cgroup, Bad> {
@@ -184,22 +193,25 @@ fn server(raw: RawServer) -> Result<Server, Bad> {
             net.map_err(|_| ("server.allow_from", format!("{text:?} is not a network such as \"10.0.0.0/8\"")))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    if let Some(open) = listen.iter().find(|a| !a.ip().is_loopback())
-        && allow_from.is_empty()
-        && !raw.insecure
-    {
-        let why = format!(
-            "{open} is reachable from other hosts, without a password: name who may read with server.allow_from = [\"10.0.0.0/8\"], or say server.insecure = true"
-        );
-        return Err(("server.listen", why));
-    }
-    Ok(Server {
+    let server = Server {
         listen,
         allow_from,
         insecure: raw.insecure,
         hosts: raw.hosts,
         max_connections: raw.max_connections.unwrap_or(1024).max(1),
-    })
+    };
+    check_reach(&server).map_err(|why| ("server.listen", why))?;
+    Ok(server)
+}
+
+/// Other hosts may reach us only where someone said so.
+pub(crate) fn check_reach(server: &Server) -> Result<(), String> {
+    match server.listen.iter().find(|a| !a.ip().is_loopback()) {
+        Some(open) if server.allow_from.is_empty() && !server.insecure => Err(format!(
+            "{open} is reachable from other hosts, without a password: name who may read with server.allow_from = [\"10.0.0.0/8\"], or say server.insecure = true"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn duration(name: &'static str, text: Option<String>, default: Duration, least: Duration) -> Result<Duration, Bad> {

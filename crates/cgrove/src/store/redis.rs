@@ -168,7 +168,9 @@ impl Redis {
 pub(crate) async fn run(redis: Redis, ring: Arc<Ring>, board: Arc<Board>) {
     let mut follow = ring.follow();
     let mut writer = Writer { redis, ring, board, connected: false, next_claim: Instant::now(), conflict: None };
+    let pulse = writer.board.pulses.of("redis", Duration::from_secs(60));
     loop {
+        pulse.beat();
         match writer.turn().await {
             Ok(()) => {
                 let _ = tokio::time::timeout(Duration::from_secs(5), follow.changed()).await;
