@@ -65,11 +65,16 @@ pub(crate) struct Auth {
     pub(crate) credential: Secret,
 }
 
+/// Where systemd keeps the running service's credentials.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/cgrove.service";
+
 /// A secret that never prints.
 #[derive(Clone)]
 pub(crate) enum Secret {
     Text(String),
     File(PathBuf),
+    /// A file that systemd passes to the service (LoadCredential=).
+    Credential(PathBuf),
 }
 
 impl std::fmt::Debug for Secret {
@@ -77,6 +82,7 @@ impl std::fmt::Debug for Secret {
         match self {
             Self::Text(_) => f.write_str("***"),
             Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Credential(name) => write!(f, "credential {}", name.display()),
         }
     }
 }
@@ -86,6 +92,11 @@ impl Secret {
     pub(crate) fn read(&self) -> std::io::Result<String> {
         match self {
             Self::Text(text) => Ok(text.clone()),
+            Self::Credential(name) => {
+                // Another command than the service's looks where systemd keeps them; only root may.
+                let dir = std::env::var_os("CREDENTIALS_DIRECTORY").unwrap_or_else(|| SERVICE_CREDENTIALS.into());
+                Self::File(PathBuf::from(dir).join(name)).read()
+            }
             Self::File(path) => {
                 let named = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
                 Ok(std::fs::read_to_string(path).map_err(named)?.trim_end_matches(['\n', '\r']).to_owned())

@@ -276,8 +276,8 @@ def test_hardening():
     pid = main_pid()
     for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("CapEff"):
-            # sys_nice, sys_ptrace, dac_read_search and nothing else.
-            assert int(line.split()[1], 16) == 1 << 23 | 1 << 19 | 1 << 2
+            # sys_nice, sys_ptrace, dac_override and nothing else.
+            assert int(line.split()[1], 16) == 1 << 23 | 1 << 19 | 1 << 1
         if line.startswith("NoNewPrivs"):
             assert line.split()[1] == "1"
 

@@ -145,9 +145,8 @@ fn render_status(s: &Value, paint: Paint) -> String {
         "processes",
         format!("{} placed by pid files ({} named), {} moved so far", t["processes"], t["named"], t["moved_total"]),
     );
-    for problem in
-        t["problems"].as_array().into_iter().flatten().chain(t["left_alone"].as_array().into_iter().flatten())
-    {
+    let lists = ["problems", "left_alone", "left_units"].map(|key| t[key].as_array());
+    for problem in lists.into_iter().flatten().flatten() {
         line("", paint.yellow(&text(problem)));
     }
     let u = &s["usage"];

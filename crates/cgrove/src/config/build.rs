@@ -71,7 +71,7 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     let prefix = raw.redis.prefix.unwrap_or_else(|| "cgroup_arch".into()).replace("{node}", &node);
     let redis = Redis {
         url: url.unwrap_or_else(|| "redis://127.0.0.1:6379".into()),
-        password: raw.redis.password_file.map(|p| secret_file("redis.password_file", base, &p)).transpose()?,
+        password: raw.redis.password_file.map(|p| secret_file(base, &p)),
         prefix: prefix.trim_end_matches('/').to_owned(),
     };
     // A wrong URL is a configuration error even before Redis is used; the client's text may quote the URL and its password.
@@ -114,7 +114,7 @@ fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKe
     for entry in entries {
         auth.push(match entry {
             RawAuth::File { scheme, credential_file } => {
-                Auth { scheme, credential: secret_file("zookeeper.auth", base, &credential_file)? }
+                Auth { scheme, credential: secret_file(base, &credential_file) }
             }
             RawAuth::Text(text) => {
                 let (scheme, credential) = text.split_once(':').ok_or_else(bad)?;
@@ -127,12 +127,11 @@ fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKe
     Ok(ZooKeeper { hosts, prefix: prefix.trim_end_matches('/').into(), auth, session_timeout })
 }
 
-/// A secret's file; below `$CREDENTIALS_DIRECTORY` it is one that systemd passes (LoadCredential=).
-fn secret_file(setting: &'static str, base: &Path, path: &Path) -> Result<Secret, Bad> {
-    let Ok(name) = path.strip_prefix("$CREDENTIALS_DIRECTORY") else { return Ok(Secret::File(base.join(path))) };
-    match std::env::var_os("CREDENTIALS_DIRECTORY") {
-        Some(dir) => Ok(Secret::File(Path::new(&dir).join(name))),
-        None => Err((setting, format!("{}: systemd sets CREDENTIALS_DIRECTORY for its services only; name the file itself, or start cgrove by its unit", path.display()))),
+/// A secret's file; below `$CREDENTIALS_DIRECTORY` it is one that systemd passes.
+fn secret_file(base: &Path, path: &Path) -> Secret {
+    match path.strip_prefix("$CREDENTIALS_DIRECTORY") {
+        Ok(name) => Secret::Credential(name.to_owned()),
+        Err(_) => Secret::File(base.join(path)),
     }
 }
 
