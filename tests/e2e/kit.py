@@ -295,7 +295,7 @@ class LocalZooKeeper(Server):
 
     def client(self, auth=("digest", "user:password")):
         client = kazoo.client.KazooClient(hosts=self.hosts, timeout=5 * PATIENCE, auth_data=[auth] if auth else None)
-        client.start(30)
+        client.start(30 * PATIENCE)
         return client
 
 

@@ -147,7 +147,7 @@ impl Check<'_> {
             };
             let key = |pid, start| (pid, start, self.mount.label.clone());
             let now = self.shelter(&from);
-            if process.pid == target.named {
+            if target.by_pid {
                 origins.shelters.entry(key(process.pid, process.start)).or_insert(now);
             } else if let Some(shelter) = now
                 && !origins.shelters.iter().any(|((pid, _, label), origin)| {

@@ -1,24 +1,52 @@
 //! One pass over /proc: every process with its parent, start time and kind.
 
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use cgrove_core::placement::{Process, Processes};
+use cgrove_core::rules::{AllTraits, Needs, Traits};
 
 use crate::paths::proc_dir;
+
+/// As much of a command line as rules see.
+const LONGEST_COMMAND: u64 = 4096;
 
 /// Set in a kernel thread's flags (include/linux/sched.h).
 const PF_KTHREAD: u64 = 0x0020_0000;
 const PF_EXITING: u64 = 0x0000_0004;
 
-/// All processes. Ones that vanish during the pass are left out.
-pub fn scan() -> Processes {
-    let mut out = Processes::new();
+/// All processes, with what rules look at besides. Ones that vanish during the pass are left out.
+pub fn scan(needs: Needs) -> (Processes, AllTraits) {
+    let (mut out, mut traits) = (Processes::new(), AllTraits::new());
     let mut buffer = Vec::with_capacity(1024);
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok());
-        if let Some(process) = pid.and_then(|pid| read_with(pid, &mut buffer)) {
-            out.insert(process.pid, process);
+        let Some(process) = pid.and_then(|pid| read_with(pid, &mut buffer)) else { continue };
+        if needs.any() && !process.kernel {
+            traits.insert(process.pid, traits_of(&proc_dir(process.pid), needs));
         }
+        out.insert(process.pid, process);
+    }
+    (out, traits)
+}
+
+fn traits_of(dir: &Path, needs: Needs) -> Traits {
+    let mut out = Traits::default();
+    if needs.uid {
+        out.uid = std::fs::metadata(dir).map_or(u32::MAX, |m| m.uid());
+    }
+    if needs.exe {
+        let exe = std::fs::read_link(dir.join("exe")).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+        // A program that was replaced while it runs is still that program.
+        out.exe = exe.strip_suffix(" (deleted)").unwrap_or(&exe).to_owned();
+    }
+    if needs.cmdline {
+        let mut text = Vec::new();
+        let opened = std::fs::File::open(dir.join("cmdline"));
+        let _ = opened.and_then(|file| file.take(LONGEST_COMMAND).read_to_end(&mut text));
+        let words = text.split(|b| *b == 0).filter(|w| !w.is_empty()).map(String::from_utf8_lossy);
+        out.cmdline = words.collect::<Vec<_>>().join(" ");
     }
     out
 }
@@ -83,7 +111,10 @@ mod tests {
     #[test]
     fn this_process_is_in_the_scan() {
         let me = i32::try_from(std::process::id()).unwrap();
-        let all = scan();
+        let needs = Needs { uid: true, exe: true, cmdline: true };
+        let (all, traits) = scan(needs);
+        assert_eq!(traits[&me].uid, nix::unistd::geteuid().as_raw());
+        assert!(traits[&me].exe.starts_with('/') && traits[&me].cmdline.contains("cgrove"));
         assert_eq!(all.get(&me).map(|p| p.start), read(me).map(|p| p.start));
         assert!(all[&me].threads >= 1);
     }

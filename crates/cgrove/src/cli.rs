@@ -12,6 +12,7 @@ mod push;
 mod query;
 mod runtime;
 mod tree;
+mod why;
 
 use std::process::ExitCode;
 
@@ -60,6 +61,7 @@ fn run(args: &Args) -> Result<u8, Exit> {
         Command::Exec { group, command } => cgexec::exec(args, group, command),
         Command::Status => query::status(args),
         Command::Tree => tree::run(args),
+        Command::Why { pids } => why::run(args, pids),
         Command::Usage { slots, follow, group } => query::usage(args, *slots, *follow, group.as_deref()),
         Command::Convert { tree, to } => convert::run(args, tree.as_deref(), *to),
         Command::Schema => pages::schema(),

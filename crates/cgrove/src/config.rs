@@ -15,6 +15,7 @@ use cgrove_cgroupfs::mark::Identity;
 use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Policy, Prune};
+use cgrove_core::rules::Criteria;
 
 pub(crate) use build::check_reach;
 pub(crate) use load::{ConfigError, environment, load, standard};
@@ -119,6 +120,15 @@ pub(crate) struct Tasks {
     /// Group name, path or glob to files; in file order.
     pub(crate) pid_files: Vec<(String, Vec<String>)>,
     pub(crate) follow_symlinks: bool,
+    pub(crate) rules: Vec<TaskRule>,
+}
+
+/// A rule of this node's own; the first that matches a process counts.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskRule {
+    /// A group's name or path; `None` leaves what matches where it is.
+    pub(crate) group: Option<String>,
+    pub(crate) criteria: Criteria,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

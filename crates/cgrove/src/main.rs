@@ -12,6 +12,7 @@ mod engine;
 mod hints;
 mod reconcile;
 mod tasks;
+mod units;
 
 mod sampler;
 mod store;

@@ -9,9 +9,11 @@ use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::{Fault, pidfile, procs};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::placement::{Claim, Placement, place};
+use cgrove_core::placement::{Census, Claim, Placement, Rule};
+use cgrove_core::rules::{Known, Needs};
 
 use crate::config::Config;
+use crate::units;
 
 /// A process that forks while we move its children is followed this often in one go.
 const PASSES: usize = 20;
@@ -24,6 +26,15 @@ pub(crate) struct Look {
     pub(crate) named: usize,
     /// Pid files and claims that were not believed, each with its reason.
     pub(crate) problems: Vec<String>,
+}
+
+/// Rules, and what the node knows about the names in them.
+#[derive(Default)]
+pub(crate) struct Sources {
+    rules: Vec<Rule>,
+    known: Known,
+    needs: Needs,
+    problems: Vec<String>,
 }
 
 /// What a whole synchronisation came to.
@@ -45,13 +56,83 @@ pub(crate) struct Subject<'a> {
 }
 
 impl Subject<'_> {
+    /// Looks up what rules refer to. Once for each synchronisation: systemd and users do not change as fast as processes.
+    pub(crate) fn sources(&self) -> Sources {
+        let mut out = Sources::default();
+        for (i, rule) in self.config.tasks.rules.iter().enumerate() {
+            let paths = rule.group.as_deref().map(|name| (name, self.desired.lookup(name)));
+            let group = match paths.as_ref().map(|(name, paths)| (name, &paths[..])) {
+                None => None,
+                Some((_, [path])) => Some((*path).clone()),
+                // The document may be another cluster's.
+                Some((_, [])) => continue,
+                Some((name, paths)) => {
+                    let list: Vec<_> = paths.iter().map(|p| p.as_str()).collect();
+                    out.problems.push(format!("tasks.rules[{i}]: {name:?} stands at {}; use the path", list.join(", ")));
+                    continue;
+                }
+            };
+            out.rules.push(Rule { group, criteria: rule.criteria.clone(), source: format!("tasks.rules[{i}]") });
+        }
+        let ignored = self.desired.ignore.iter().map(|c| (None, c, "ignore".to_owned()));
+        let wanted = self.desired.groups.iter().flat_map(|(path, group)| {
+            group.processes.iter().map(move |c| (Some(path.clone()), c, format!("processes of {path}")))
+        });
+        for (group, criteria, source) in ignored.chain(wanted) {
+            out.rules.push(Rule { group, criteria: criteria.clone(), source });
+        }
+        out.needs = Needs::of(out.rules.iter().map(|r| &r.criteria));
+        let units = out.rules.iter().filter_map(|r| r.criteria.unit_glob()).collect();
+        match units::pids(&units) {
+            Ok(units) => out.known.units = units,
+            Err(why) => out.problems.push(why),
+        }
+        for user in out.rules.iter().filter_map(|r| r.criteria.user.as_ref()).filter(|u| u.parse::<u32>().is_err()) {
+            match nix::unistd::User::from_name(user) {
+                Ok(Some(found)) => {
+                    out.known.users.insert(user.clone(), found.uid.as_raw());
+                }
+                _ => out.problems.push(format!("user {user:?} does not exist here; its rules match nothing")),
+            }
+        }
+        let files: BTreeSet<_> = out.rules.iter().filter_map(|r| r.criteria.ancestor_pid_file.clone()).collect();
+        for file in files {
+            match pidfile::read(Path::new(&file), self.config.tasks.follow_symlinks) {
+                Ok((pid, _)) => {
+                    out.known.pid_files.insert(file, pid);
+                }
+                Err(why) => out.problems.push(format!("{file}: {why}")),
+            }
+        }
+        out
+    }
+
     /// Looks, changes nothing.
-    pub(crate) fn look(&self, origins: &mut Origins) -> Look {
+    pub(crate) fn look(&self, sources: &Sources, origins: &mut Origins) -> Look {
+        self.look_for(sources, origins, &[]).0
+    }
+
+    /// Looks, and says of these processes where they belong and why.
+    pub(crate) fn look_for(
+        &self,
+        sources: &Sources,
+        origins: &mut Origins,
+        pids: &[i32],
+    ) -> (Look, Vec<(Option<GroupPath>, String)>) {
         let (claims, mut problems) = claims(self.config, self.desired);
-        let processes = procs::scan();
+        problems.extend(sources.problems.iter().cloned());
+        let (processes, traits) = procs::scan(sources.needs);
         origins.retain(&processes);
-        let daemon = i32::try_from(std::process::id()).unwrap_or(0);
-        let mut placement = place(&claims, &processes, daemon);
+        let census = Census {
+            claims: &claims,
+            rules: &sources.rules,
+            known: &sources.known,
+            processes: &processes,
+            traits: &traits,
+            daemon: i32::try_from(std::process::id()).unwrap_or(0),
+        };
+        let mut placement = census.place();
+        let reasons = pids.iter().map(|pid| census.why(*pid)).collect();
         problems.append(&mut placement.problems);
         let scene = Scene {
             host: self.host,
@@ -61,7 +142,7 @@ impl Subject<'_> {
             refused: self.refused,
         };
         let misplaced = scene.misplaced(&placement, origins);
-        Look { placement, misplaced, named: claims.len(), problems }
+        (Look { placement, misplaced, named: claims.len(), problems }, reasons)
     }
 
     /// Moves what is misplaced, until a pass finds nothing new.
@@ -69,8 +150,9 @@ impl Subject<'_> {
         let mut moved = BTreeSet::new();
         let mut faults: Vec<(Move, Fault)> = Vec::new();
         let mut pass = 0;
+        let sources = self.sources();
         loop {
-            let look = self.look(origins);
+            let look = self.look(&sources, origins);
             let same = |f: &Move, m: &Move| (f.pid, f.start, &f.hierarchy) == (m.pid, m.start, &m.hierarchy);
             let refused = |m: &Move| faults.iter().any(|(f, _)| same(f, m));
             let moves: Vec<Move> = look.misplaced.moves.iter().filter(|m| !refused(m)).cloned().collect();

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 
 use crate::ids::{Controller, ControllerSet, GroupPath};
 use crate::knobs::Value;
+use crate::rules::Criteria;
 
 /// Which form a document had; decides the shape of usage replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Group {
     pub files: IndexMap<String, String>,
     /// Where its processes come from: paths and globs of pid files.
     pub pid_files: Vec<String>,
+    /// Which other processes belong to it.
+    pub processes: Vec<Criteria>,
     /// Memory limits may go below what is in use.
     pub allow_reclaim: bool,
 }
@@ -41,6 +44,8 @@ pub struct Desired {
     pub controllers: ControllerSet,
     /// Usage is reported under these keys: the document's own, or v2 names.
     pub usage_keys: Vec<(String, Controller)>,
+    /// Processes that are left where they are, whatever a group's rules say.
+    pub ignore: Vec<Criteria>,
     /// The digest of the document whose groups may be removed freely.
     pub allow_removals: Option<String>,
     /// Names the document's exact text: 16 hex digits.

@@ -12,4 +12,5 @@ pub mod actual;
 pub mod plan;
 
 pub mod placement;
+pub mod rules;
 pub mod usage;

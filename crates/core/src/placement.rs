@@ -1,8 +1,10 @@
-//! Which process belongs to which group: named ones first, then everything that descends from them.
+//! Which process belongs to which group: those that pid files name, then those that rules match, first match first;
+//! and everything that descends from them and is not named itself.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::ids::GroupPath;
+use crate::rules::{AllTraits, Criteria, Known, Traits};
 
 /// One process of a pass over /proc.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +32,24 @@ pub struct Claim {
     pub source: String,
 }
 
+/// A rule, with everything that the node had to look up.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// `None`: what matches is left where it is.
+    pub group: Option<GroupPath>,
+    pub criteria: Criteria,
+    /// Where the rule stands, for messages: `tasks.rules[2]`.
+    pub source: String,
+}
+
 /// Where a process belongs, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     pub process: Process,
-    /// The named process itself, or the ancestor that was named.
+    /// The process itself, or the ancestor that was named.
     pub named: i32,
+    /// Named by its pid, not merely matched: protection does not stop it.
+    pub by_pid: bool,
 }
 
 /// The outcome for all groups.
@@ -47,57 +61,191 @@ pub struct Placement {
     pub problems: Vec<String>,
 }
 
-/// Assigns every process. `claims` come in document order; `daemon` is never moved.
-pub fn place(claims: &[Claim], processes: &Processes, daemon: i32) -> Placement {
-    let mut out = Placement::default();
-    let mut named: HashMap<i32, &Claim> = HashMap::new();
-    for claim in claims {
-        let refusal = match processes.get(&claim.pid) {
-            _ if claim.pid == daemon => Some("is the daemon itself"),
+/// What names a process: the first of pid files (the deepest path wins, then document order) and rules in order.
+#[derive(Debug, Clone, Copy)]
+enum Naming<'a> {
+    Claim(&'a Claim),
+    Rule(&'a Rule),
+}
+
+impl Naming<'_> {
+    fn group(&self) -> Option<&GroupPath> {
+        match self {
+            Self::Claim(claim) => Some(&claim.group),
+            Self::Rule(rule) => rule.group.as_ref(),
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Claim(claim) => claim.source.clone(),
+            Self::Rule(rule) => format!("{} ({})", rule.source, rule.criteria.shown()),
+        }
+    }
+}
+
+/// Everything that decides where processes belong.
+pub struct Census<'a> {
+    /// In document order.
+    pub claims: &'a [Claim],
+    /// In the order in which they count.
+    pub rules: &'a [Rule],
+    pub known: &'a Known,
+    pub processes: &'a Processes,
+    pub traits: &'a AllTraits,
+    /// Never moved.
+    pub daemon: i32,
+}
+
+impl<'a> Census<'a> {
+    /// Assigns every process.
+    pub fn place(&self) -> Placement {
+        let mut out = Placement::default();
+        let named = self.named(&mut out.problems);
+        let mut memo: HashMap<i32, Option<i32>> = HashMap::new();
+        for process in self.processes.values().filter(|p| self.movable(p)) {
+            let nearest = nearest_named(process.pid, self.processes, &named, &mut memo);
+            let Some((ancestor, naming)) = nearest.and_then(|pid| Some((pid, named.get(&pid)?))) else { continue };
+            if let Some(group) = naming.group() {
+                let by_pid = ancestor == process.pid
+                    && matches!(naming, Naming::Claim(_) | Naming::Rule(Rule { criteria: Criteria { unit: Some(_), .. }, .. }));
+                out.groups.entry(group.clone()).or_default().push(Target { process: *process, named: ancestor, by_pid });
+            }
+        }
+        for targets in out.groups.values_mut() {
+            targets.sort_by_key(|t| (t.process.pid != t.named, t.process.pid));
+        }
+        out
+    }
+
+    /// Why a process belongs where it does, or nowhere: one line.
+    pub fn why(&self, pid: i32) -> (Option<GroupPath>, String) {
+        let Some(process) = self.processes.get(&pid) else { return (None, "it does not run".into()) };
+        if process.kernel {
+            return (None, "a kernel thread is never moved".into());
+        }
+        if !self.movable(process) {
+            return (None, if pid == 1 { "pid 1 is never moved" } else { "the daemon is never moved" }.into());
+        }
+        let named = self.named(&mut Vec::new());
+        let nearest = nearest_named(pid, self.processes, &named, &mut HashMap::new());
+        let Some((ancestor, naming)) = nearest.and_then(|at| Some((at, named.get(&at)?))) else {
+            return (None, "no pid file and no rule names it or an ancestor".into());
+        };
+        let whom = if ancestor == pid { "it".into() } else { format!("its ancestor {ancestor}") };
+        let verb = match (naming, naming.group()) {
+            (_, None) => "ignores",
+            (Naming::Claim(_), _) => "names",
+            (Naming::Rule(_), _) => "matches",
+        };
+        (naming.group().cloned(), format!("{} {verb} {whom}", naming.shown()))
+    }
+
+    fn movable(&self, process: &Process) -> bool {
+        !process.kernel && process.pid != self.daemon && process.pid > 1
+    }
+
+    /// Every process that a pid file or a rule names by itself.
+    fn named(&self, problems: &mut Vec<String>) -> HashMap<i32, Naming<'a>> {
+        let mut named: HashMap<i32, Naming<'a>> = HashMap::new();
+        for claim in self.claims {
+            if let Some(why) = self.refusal(claim) {
+                problems.push(format!("{}: pid {} {why}", claim.source, claim.pid));
+                continue;
+            }
+            match named.get(&claim.pid) {
+                Some(Naming::Claim(first)) if first.group != claim.group => {
+                    // The deepest path wins, then document order.
+                    let winner = if claim.group.depth() > first.group.depth() { claim } else { *first };
+                    problems.push(format!(
+                        "pid {} is claimed by {} ({}) and {} ({}): it goes to {}",
+                        claim.pid, first.group, first.source, claim.group, claim.source, winner.group
+                    ));
+                    named.insert(claim.pid, Naming::Claim(winner));
+                }
+                Some(_) => {}
+                None => {
+                    named.insert(claim.pid, Naming::Claim(claim));
+                }
+            }
+        }
+        let matchers: Vec<Matcher<'a>> = self.rules.iter().map(|rule| Matcher::new(rule, self.known)).collect();
+        if !matchers.is_empty() {
+            let nothing = Traits::default();
+            for process in self.processes.values().filter(|p| self.movable(p)) {
+                if named.contains_key(&process.pid) {
+                    continue;
+                }
+                let traits = self.traits.get(&process.pid).unwrap_or(&nothing);
+                if let Some(hit) = matchers.iter().find(|m| m.matches(process, traits, self.processes)) {
+                    named.insert(process.pid, Naming::Rule(hit.rule));
+                }
+            }
+        }
+        named
+    }
+
+    fn refusal(&self, claim: &Claim) -> Option<&'static str> {
+        match self.processes.get(&claim.pid) {
+            _ if claim.pid == self.daemon => Some("is the daemon itself"),
             None => Some("does not run"),
             Some(p) if p.kernel => Some("is a kernel thread"),
             Some(p) if p.start != claim.start => Some("belongs to another process by now"),
             Some(_) => None,
+        }
+    }
+}
+
+/// A rule made ready for one pass.
+struct Matcher<'a> {
+    rule: &'a Rule,
+    uid: Option<Option<u32>>,
+    exe: Option<glob::Pattern>,
+    cmdline: Option<glob::Pattern>,
+    pids: Option<Vec<i32>>,
+    /// The process below which it looks; `Some(None)` when its pid file names none.
+    below: Option<Option<i32>>,
+}
+
+impl<'a> Matcher<'a> {
+    fn new(rule: &'a Rule, known: &Known) -> Self {
+        let c = &rule.criteria;
+        let glob = |text: &Option<String>| text.as_ref().and_then(|t| glob::Pattern::new(t).ok());
+        let units = glob(&c.unit_glob());
+        let of_units = |pattern: glob::Pattern| {
+            let hits = known.units.iter().filter(|(unit, _)| pattern.matches(unit));
+            hits.flat_map(|(_, pids)| pids.iter().copied()).collect()
         };
-        if let Some(why) = refusal {
-            out.problems.push(format!("{}: pid {} {why}", claim.source, claim.pid));
-            continue;
-        }
-        match named.get(&claim.pid) {
-            None => {
-                named.insert(claim.pid, claim);
-            }
-            Some(first) if first.group == claim.group => {}
-            Some(first) => {
-                // The deepest path wins, then document order.
-                let winner = if claim.group.depth() > first.group.depth() { claim } else { *first };
-                out.problems.push(format!(
-                    "pid {} is claimed by {} ({}) and {} ({}): it goes to {}",
-                    claim.pid, first.group, first.source, claim.group, claim.source, winner.group
-                ));
-                named.insert(claim.pid, winner);
-            }
+        Self {
+            rule,
+            uid: c.user.as_ref().map(|user| user.parse().ok().or_else(|| known.users.get(user).copied())),
+            exe: glob(&c.exe),
+            cmdline: glob(&c.cmdline),
+            pids: units.map(of_units),
+            below: c.ancestor_pid_file.as_ref().map(|file| known.pid_files.get(file).copied()),
         }
     }
-    let mut memo: HashMap<i32, Option<i32>> = HashMap::new();
-    for process in processes.values().filter(|p| !p.kernel && p.pid != daemon) {
-        if let Some(ancestor) = nearest_named(process.pid, processes, &named, &mut memo)
-            && let Some(claim) = named.get(&ancestor)
-        {
-            out.groups.entry(claim.group.clone()).or_default().push(Target { process: *process, named: ancestor });
-        }
+
+    fn matches(&self, process: &Process, traits: &Traits, processes: &Processes) -> bool {
+        self.uid.is_none_or(|uid| uid == Some(traits.uid))
+            && self.pids.as_ref().is_none_or(|pids| pids.contains(&process.pid))
+            && self.exe.as_ref().is_none_or(|exe| exe.matches(&traits.exe))
+            && self.cmdline.as_ref().is_none_or(|line| line.matches(&traits.cmdline))
+            && self.below.is_none_or(|top| top.is_some_and(|top| descends(process, top, processes)))
     }
-    for targets in out.groups.values_mut() {
-        targets.sort_by_key(|t| (t.process.pid != t.named, t.process.pid));
-    }
-    out
+}
+
+/// Is `top` above the process? Bounded, because a torn pass may have circles.
+fn descends(process: &Process, top: i32, processes: &Processes) -> bool {
+    let up = std::iter::successors(Some(process), |p| processes.get(&p.parent));
+    up.skip(1).take(256).any(|p| p.pid == top)
 }
 
 /// The nearest named process at or above `pid`. Parents that vanish mid-pass end the search.
 fn nearest_named(
     pid: i32,
     processes: &Processes,
-    named: &HashMap<i32, &Claim>,
+    named: &HashMap<i32, Naming>,
     memo: &mut HashMap<i32, Option<i32>>,
 ) -> Option<i32> {
     let mut trail = Vec::new();
@@ -149,6 +297,77 @@ mod tests {
 
     fn claim(group: &str, pid: i32) -> Claim {
         Claim { group: GroupPath::parse(group).unwrap(), pid, start: 1, source: format!("/run/{pid}.pid") }
+    }
+
+    fn place(claims: &[Claim], processes: &Processes, daemon: i32) -> Placement {
+        census(claims, &[], &Known::default(), processes, &AllTraits::new(), daemon).place()
+    }
+
+    fn census<'a>(
+        claims: &'a [Claim],
+        rules: &'a [Rule],
+        known: &'a Known,
+        processes: &'a Processes,
+        traits: &'a AllTraits,
+        daemon: i32,
+    ) -> Census<'a> {
+        Census { claims, rules, known, processes, traits, daemon }
+    }
+
+    fn rule(group: &str, json: &str) -> Rule {
+        let criteria = Criteria::from_json(&crate::json::parse(json).unwrap()).unwrap();
+        let group = (group != "ignore").then(|| GroupPath::parse(group).unwrap());
+        Rule { group, criteria, source: format!("rule {json}") }
+    }
+
+    #[test]
+    fn rules_match_in_order_after_pid_files() {
+        let table = processes(&[(1, 0), (10, 1), (11, 10), (20, 1), (21, 20), (30, 1), (40, 1), (41, 40)]);
+        let traits = |uid, exe: &str| Traits { uid, exe: exe.into(), cmdline: format!("{exe} --run") };
+        let all: AllTraits = [
+            (10, traits(0, "/sbin/web")),
+            (11, traits(33, "/sbin/web")),
+            (20, traits(33, "/bin/job")),
+            (21, traits(33, "/bin/helper")),
+            (30, traits(33, "/bin/backup")),
+            (40, traits(5, "/bin/main")),
+            (41, traits(5, "/bin/worker")),
+        ]
+        .into();
+        let known = Known {
+            users: [("www".to_owned(), 33)].into(),
+            units: [("main.service".to_owned(), vec![40])].into(),
+            pid_files: [("/run/top.pid".to_owned(), 20)].into(),
+        };
+        let rules = [
+            rule("ignore", r#"{"exe": "*/backup"}"#),
+            rule("/units", r#"{"unit": "main.*"}"#),
+            rule("/helpers", r#"{"ancestor_pid_file": "/run/top.pid", "cmdline": "*helper*"}"#),
+            rule("/www", r#"{"user": "www"}"#),
+        ];
+        let claims = [claim("/web", 10)];
+        let census = census(&claims, &rules, &known, &table, &all, 99);
+        let placement = census.place();
+        assert_eq!(pids(&placement, "/web"), [10]);
+        assert_eq!(pids(&placement, "/www"), [11, 20]);
+        assert_eq!(pids(&placement, "/helpers"), [21]);
+        // What a unit's main process starts goes with it.
+        assert_eq!(pids(&placement, "/units"), [40, 41]);
+        let by_pid = |group: &str| placement.groups[&GroupPath::parse(group).unwrap()][0].by_pid;
+        assert!(by_pid("/web") && by_pid("/units") && !by_pid("/www"));
+        assert_eq!(census.why(30).0, None);
+        assert!(census.why(30).1.contains("ignores it"));
+        assert!(census.why(41).1.contains("its ancestor 40"));
+        assert!(census.why(10).1.contains("/run/10.pid names it"));
+        assert!(census.why(1).1.contains("pid 1") && census.why(77).1.contains("does not run"));
+    }
+
+    #[test]
+    fn a_rule_whose_user_or_pid_file_is_unknown_matches_nobody() {
+        let table = processes(&[(10, 1)]);
+        let all: AllTraits = [(10, Traits::default())].into();
+        let rules = [rule("/a", r#"{"user": "nobody-here"}"#), rule("/b", r#"{"ancestor_pid_file": "/run/none.pid"}"#)];
+        assert!(census(&[], &rules, &Known::default(), &table, &all, 99).place().groups.is_empty());
     }
 
     fn pids(placement: &Placement, group: &str) -> Vec<i32> {

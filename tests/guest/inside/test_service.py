@@ -237,6 +237,25 @@ def test_a_process_that_leaves_a_unit_is_a_warning(sleeper):
         os.kill(child, signal.SIGKILL)
 
 
+def test_units_are_named_by_rules():
+    """Their main process, wherever it is; asked of systemd."""
+    configured = CONFIG.read_text()
+    unit("ruled-1")
+    main = int(show("MainPID", unit="ruled-1"))
+    CONFIG.write_text(configured + '[[tasks.rules]]\ngroup = "keep"\nunit = "ruled-*.service"\n')
+    run("systemctl", "reload", "cgrove")
+    eventually(lambda: place(main) == f"{PARENT}/keep")
+    assert 'tasks.rules[0] (unit "ruled-*.service") matches it' in run("cgrove", "why", str(main))
+    # A restarted unit has another main process.
+    run("systemctl", "restart", "ruled-1")
+    again = int(show("MainPID", unit="ruled-1"))
+    eventually(lambda: again != main and place(again) == f"{PARENT}/keep")
+    run("systemctl", "stop", "ruled-1")
+    assert not pathlib.Path(f"/proc/{again}").exists()
+    CONFIG.write_text(configured)
+    run("systemctl", "reload", "cgrove")
+
+
 def test_systemd_may_open_the_port():
     run("systemctl", "stop", "cgrove")
     run("systemctl", "start", "cgrove.socket")

@@ -103,6 +103,11 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Say which pid file or rule decides where a process belongs, and where it is
+    Why {
+        #[arg(required = true, value_name = "PID")]
+        pids: Vec<i32>,
+    },
     /// Show the daemon's state
     Status,
     /// Show the kernel's tree with its knobs

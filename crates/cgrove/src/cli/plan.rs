@@ -142,7 +142,7 @@ fn compute(config: &Config, desired: &Desired, previous: Option<String>) -> Resu
     let plan = core::plan(&desired, &actual, &config.cgroup.policy, &approval);
     let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
     let subject = Subject { config, host: &host, desired: &desired, refused: &refused };
-    let look = subject.look(&mut Origins::default());
+    let look = subject.look(&subject.sources(), &mut Origins::default());
     Ok((plan, look.misplaced.moves))
 }
 

@@ -11,9 +11,10 @@ use cgrove_cgroupfs::mark::Identity;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::knobs::CpuConversion;
 use cgrove_core::plan::{Policy, Protected, Prune};
+use cgrove_core::rules::Criteria;
 
-use super::raw::{OneOrMany, Raw, RawAuth, RawCgroup, RawCpu, RawServer, RawZooKeeper};
-use super::{Auth, Cgroup, Config, Redis, Secret, Server, SourceKind, StoreKind, Tasks, Tree, Usage, ZooKeeper};
+use super::raw::{OneOrMany, Raw, RawAuth, RawCgroup, RawCpu, RawRule, RawServer, RawZooKeeper};
+use super::{TaskRule, Auth, Cgroup, Config, Redis, Secret, Server, SourceKind, StoreKind, Tasks, Tree, Usage, ZooKeeper};
 
 /// A setting and what is wrong with it.
 pub(super) type Bad = (&'static str, String);
@@ -53,6 +54,7 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         }
         pid_files.push((group, files));
     }
+    let rules = rules(raw.tasks.rules)?;
     let url = match raw.redis.url {
         None => None,
         Some(toml::Value::String(url)) => Some(url),
@@ -79,7 +81,7 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         return Err(("redis.url", format!("not of the form redis://[user:password@]host:port[/db] ({:?})", e.kind())));
     }
     let server = server(raw.server)?;
-    let tasks = Tasks { interval, pid_files, follow_symlinks: raw.tasks.follow_symlinks };
+    let tasks = Tasks { interval, pid_files, follow_symlinks: raw.tasks.follow_symlinks, rules };
     Ok(Config {
         node,
         tree: Tree { source, path, state_dir },
@@ -91,6 +93,26 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         server,
         demo: raw.demo,
     })
+}
+
+/// `[[tasks.rules]]`: which group, or `ignore = true`, and criteria as in a document.
+fn rules(raw: Option<toml::Value>) -> Result<Vec<TaskRule>, Bad> {
+    const NAME: &str = "tasks.rules";
+    let Some(value) = raw else { return Ok(Vec::new()) };
+    let entries: Vec<RawRule> = value.try_into().map_err(|e: toml::de::Error| {
+        (NAME, format!("each is [[tasks.rules]] with group = \"NAME\" or ignore = true, and criteria: {}", e.message()))
+    })?;
+    let read = |(i, rule): (usize, RawRule)| {
+        let bad = |why: String| (NAME, format!("rule {i}: {why}"));
+        let json = serde_json::to_string(&rule.criteria).unwrap_or_default();
+        let json = cgrove_core::json::parse(&json).map_err(|e| bad(e.to_string()))?;
+        let criteria = Criteria::from_json(&json).map_err(|how| bad(format!("allowed is {how}, beside group or ignore")))?;
+        match (rule.group, rule.ignore) {
+            (Some(_), true) | (None, false) => Err(bad("either group = \"NAME\" or ignore = true".into())),
+            (group, _) => Ok(TaskRule { group, criteria }),
+        }
+    };
+    entries.into_iter().enumerate().map(read).collect()
 }
 
 fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKeeper, Bad> {

@@ -22,6 +22,7 @@ pub(super) const SETTINGS: &[&str] = &[
     "tasks.interval",
     "tasks.pid_files.*",
     "tasks.follow_symlinks",
+    "tasks.rules",
     "usage.store",
     "usage.keep",
     "usage.memory",

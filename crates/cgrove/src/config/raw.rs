@@ -68,6 +68,17 @@ pub(super) struct RawTasks {
     pub(super) interval: Option<String>,
     pub(super) pid_files: BTreeMap<String, OneOrMany>,
     pub(super) follow_symlinks: bool,
+    pub(super) rules: Option<toml::Value>,
+}
+
+/// One of `[[tasks.rules]]`.
+#[derive(Deserialize)]
+pub(super) struct RawRule {
+    pub(super) group: Option<String>,
+    #[serde(default)]
+    pub(super) ignore: bool,
+    #[serde(flatten)]
+    pub(super) criteria: BTreeMap<String, toml::Value>,
 }
 
 #[derive(Default, Deserialize)]

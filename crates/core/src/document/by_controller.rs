@@ -17,6 +17,7 @@ pub(super) fn parse(top: &[(String, Json)]) -> Result<Desired, DocumentError> {
         groups: IndexMap::new(),
         controllers: ControllerSet::EMPTY,
         usage_keys: Vec::new(),
+        ignore: Vec::new(),
         allow_removals: None,
         digest: String::new(),
         warnings: Vec::new(),

@@ -8,9 +8,10 @@ use crate::desired::{Desired, Form, Group};
 use crate::ids::{Controller, ControllerSet, GroupPath};
 use crate::json::Json;
 use crate::knobs::knobs;
+use crate::rules::Criteria;
 
-const TOP: [&str; 3] = ["groups", "controllers", "allow_removals"];
-const GROUP: [&str; 5] = ["knobs", "files", "pid_files", "allow_reclaim", "groups"];
+const TOP: [&str; 4] = ["groups", "controllers", "ignore", "allow_removals"];
+const GROUP: [&str; 6] = ["knobs", "files", "pid_files", "processes", "allow_reclaim", "groups"];
 /// Held so that every group has usage, whatever its knobs.
 const MEASURED: [Controller; 4] = [Controller::Cpu, Controller::Memory, Controller::Io, Controller::Pids];
 
@@ -19,11 +20,13 @@ pub(super) fn parse(top: &[(String, Json)]) -> Result<Desired, DocumentError> {
     let mut groups = IndexMap::new();
     let mut named: Option<ControllerSet> = None;
     let mut allow_removals = None;
+    let mut ignore = Vec::new();
     for (key, value) in top {
         let here = root.down(key);
         match key.as_str() {
             "groups" => read_groups(&here, &GroupPath::root(), value, &mut groups)?,
             "controllers" => named = Some(read_controllers(&here, value)?),
+            "ignore" => ignore = read_rules(&here, value)?,
             "allow_removals" => allow_removals = Some(removal_digest(&root, value)?),
             _ => return Err(root.unknown(key, "key", TOP.into_iter())),
         }
@@ -51,6 +54,7 @@ pub(super) fn parse(top: &[(String, Json)]) -> Result<Desired, DocumentError> {
         groups,
         controllers,
         usage_keys,
+        ignore,
         allow_removals,
         digest: String::new(),
         warnings,
@@ -138,6 +142,7 @@ fn read_group(
                 }
             }
             ("pid_files", Json::Array(files)) => group.pid_files = read_pid_files(&here, files)?,
+            ("processes", value) => group.processes = read_rules(&here, value)?,
             ("allow_reclaim", Json::Bool(b)) => group.allow_reclaim = *b,
             ("groups", value) => children = Some((here, value)),
             ("knobs" | "files", _) => return Err(here.refuse(value.shown(), "must be an object".into())),
@@ -169,6 +174,17 @@ fn read_file(at: &Place, name: &str, json: &Json) -> Result<(String, String), Do
         Json::Number(n) => Ok((name.into(), n.to_string())),
         _ => Err(at.refuse(json.shown(), "the text to write, 1 to 4096 bytes, or a number".into())),
     }
+}
+
+fn read_rules(at: &Place, value: &Json) -> Result<Vec<Criteria>, DocumentError> {
+    let Json::Array(items) = value else {
+        return Err(at.refuse(value.shown(), "a list of rules, as in [{\"user\": \"www-data\"}]".into()));
+    };
+    let rule = |(i, item): (usize, &Json)| {
+        Criteria::from_json(item)
+            .map_err(|allowed| at.down(&i.to_string()).refuse(item.shown(), format!("allowed is {allowed}")))
+    };
+    items.iter().enumerate().map(rule).collect()
 }
 
 fn read_pid_files(at: &Place, files: &[Json]) -> Result<Vec<String>, DocumentError> {
@@ -228,6 +244,8 @@ mod tests {
         let both = r#"{"groups": {"a": {"knobs": {"blkio.throttle.read_bps_device": {}, "blkio.throttle.write_bps_device": {}}}}}"#;
         assert!(parse(both.as_bytes()).is_ok());
         assert!(error(r#"{"groups": {"a": {"pid_files": ["x"]}}}"#).contains("absolute"));
+        assert!(error(r#"{"groups": {"a": {"processes": [{"user": 5}, {"exe": "x"}]}}}"#).contains("$.groups.a.processes.1"));
+        assert!(error(r#"{"groups": {}, "ignore": {}}"#).contains("list of rules"));
         assert!(error(r#"{"groups": {"a": {"files": {"cgroup.procs": "1"}}}}"#).contains("not taken"));
         assert!(error(r#"{"groups": {}, "allow_removals": true}"#).contains("16 hex digits"));
         assert!(error(r#"{"groups": {}, "controllers": [5]}"#).contains("$.controllers.0: 5: unknown controller"));

@@ -25,9 +25,13 @@ pub fn json_schema() -> Value {
                 "properties": {
                     "groups": {"$ref": "#/$defs/groups"},
                     "controllers": {"type": "array", "items": {"enum": controller_names()}},
+                    "ignore": {"$ref": "#/$defs/rules"},
                     "allow_removals": {"$ref": "#/$defs/digest"},
                 },
             },
+            "rules": {"type": "array", "items": {
+                "type": "object", "additionalProperties": false, "minProperties": 1, "properties": rule(),
+            }},
             "groups": {"type": "object", "propertyNames": {"$ref": "#/$defs/name"}, "additionalProperties": {"$ref": "#/$defs/group"}},
             "group": {
                 "type": "object", "additionalProperties": false,
@@ -35,6 +39,7 @@ pub fn json_schema() -> Value {
                     "knobs": {"type": "object", "additionalProperties": false, "properties": schemas(knobs())},
                     "files": {"type": "object", "additionalProperties": {"type": ["string", "number"]}},
                     "pid_files": {"type": "array", "items": {"type": "string", "pattern": "^/"}},
+                    "processes": {"$ref": "#/$defs/rules"},
                     "allow_reclaim": {"type": "boolean"},
                     "groups": {"$ref": "#/$defs/groups"},
                 },
@@ -45,6 +50,19 @@ pub fn json_schema() -> Value {
             },
         },
     })
+}
+
+/// Which processes: all criteria have to hold.
+fn rule() -> Map<String, Value> {
+    let about = [
+        "systemd unit, name or glob: its main and control processes",
+        "user's name or number",
+        "program's path or glob",
+        "glob over the command line",
+        "descendants of the process that this pid file names",
+    ];
+    let rows = crate::rules::KEYS.iter().zip(about);
+    rows.map(|(key, about)| ((*key).to_owned(), json!({"type": ["string", "integer"], "description": about}))).collect()
 }
 
 fn controller_names() -> Vec<&'static str> {

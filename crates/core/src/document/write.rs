@@ -6,6 +6,7 @@ use crate::desired::{Desired, Form, Group};
 use crate::ids::{Controller, GroupPath};
 use crate::json::Json;
 use crate::knobs::find;
+use crate::rules::Criteria;
 
 type Entries = Vec<(String, Json)>;
 
@@ -29,6 +30,9 @@ pub fn to_by_group(desired: &Desired) -> (Json, Vec<String>) {
     let tree = Tree::new(desired);
     let groups = children(&tree, &GroupPath::root(), &|path, group| by_group_entries(&tree, path, group));
     let mut top = vec![("controllers".into(), Json::Array(controllers)), ("groups".into(), Json::Object(groups))];
+    if !desired.ignore.is_empty() {
+        top.push(("ignore".into(), Json::Array(desired.ignore.iter().map(Criteria::to_json).collect())));
+    }
     if let Some(digest) = &desired.allow_removals {
         top.push(("allow_removals".into(), Json::String(digest.clone())));
     }
@@ -52,6 +56,9 @@ fn by_group_entries(tree: &Tree, path: &GroupPath, group: &Group) -> Json {
     if !group.pid_files.is_empty() {
         entries.push(("pid_files".into(), Json::Array(group.pid_files.iter().cloned().map(Json::String).collect())));
     }
+    if !group.processes.is_empty() {
+        entries.push(("processes".into(), Json::Array(group.processes.iter().map(Criteria::to_json).collect())));
+    }
     if group.allow_reclaim {
         entries.push(("allow_reclaim".into(), Json::Bool(true)));
     }
@@ -72,6 +79,9 @@ pub fn to_by_controller(desired: &Desired) -> (Json, Vec<String>) {
         if !group.pid_files.is_empty() {
             changes.push(format!("{path}: pid_files are left out; put them under [tasks.pid_files] in cgrove.toml"));
         }
+        if !group.processes.is_empty() {
+            changes.push(format!("{path}: processes are left out; put them under [[tasks.rules]] in cgrove.toml"));
+        }
         if !group.files.is_empty() {
             changes.push(format!("{path}: files are left out; this form has typed knobs only"));
         }
@@ -86,6 +96,9 @@ pub fn to_by_controller(desired: &Desired) -> (Json, Vec<String>) {
         if cpu.peek().is_some() && !cpu.any(|k| matches!(*k, "cpu.shares" | "cpu.weight" | "cpu.idle")) {
             changes.push(format!("{path}: cpu.shares becomes 1024, which this form implies"));
         }
+    }
+    if !desired.ignore.is_empty() {
+        changes.push("ignore is left out; put it under [[tasks.rules]] in cgrove.toml".into());
     }
     let mut top: Entries = Vec::new();
     let tree = Tree::new(desired);
@@ -167,9 +180,9 @@ mod tests {
     const RICH: &str = r#"{"controllers": ["cpu", "cpuset", "memory", "io", "pids", "freezer"], "groups": {
         "b": {"knobs": {"cpu.weight": 800, "cpu.max": "50000 100000", "memory.max": "12.5%", "memory.low": "1G", "pids.max": "max",
               "io.max": {"8:0": {"rbps": 104857600, "wiops": "max"}}, "cpuset.cpus": "0-3,8", "freezer.state": "FROZEN"},
-              "files": {"memory.high": "5"}, "pid_files": ["/run/x.pid"], "allow_reclaim": true,
+              "files": {"memory.high": "5"}, "pid_files": ["/run/x.pid"], "processes": [{"user": "www", "exe": "/usr/*"}], "allow_reclaim": true,
               "groups": {"c": {"knobs": {"cpu.idle": 1, "blkio.throttle.read_bps_device": {"8:0": "max"}}}}},
-        "a": {}}, "allow_removals": "0123456789abcdef"}"#;
+        "a": {}}, "ignore": [{"unit": "x.service"}], "allow_removals": "0123456789abcdef"}"#;
 
     #[test]
     fn the_by_group_form_survives_writing() {
@@ -177,14 +190,14 @@ mod tests {
         let (json, changes) = to_by_group(&desired);
         assert!(changes.is_empty());
         let again = parse(text(&json).as_bytes()).unwrap();
-        assert_eq!((again.groups, again.controllers), (desired.groups, desired.controllers));
+        assert_eq!((again.groups, again.controllers, again.ignore), (desired.groups, desired.controllers, desired.ignore));
     }
 
     #[test]
     fn the_forms_convert_and_say_what_is_lost() {
         let desired = parse(RICH.as_bytes()).unwrap();
         let (json, changes) = to_by_controller(&desired);
-        assert_eq!(changes.len(), 4, "{changes:?}");
+        assert_eq!(changes.len(), 6, "{changes:?}");
         let again = parse(text(&json).as_bytes()).unwrap();
         for (path, group) in &desired.groups {
             assert_eq!(again.groups[path].knobs, group.knobs, "{path}");

@@ -1,0 +1,62 @@
+//! `cgrove why PID`: which pid file or rule decides where a process belongs, and where it is.
+
+use std::collections::BTreeSet;
+
+use cgrove_cgroupfs::attach::Origins;
+use cgrove_cgroupfs::paths;
+use cgrove_core::ids::GroupPath;
+use cgrove_core::plan::{Approval, plan};
+use serde_json::json;
+
+use super::args::Args;
+use super::document;
+use crate::engine;
+use crate::exit::Exit;
+use crate::tasks::Subject;
+use crate::term;
+
+pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
+    let config = document::load(args)?;
+    let desired = document::in_force(&config)?;
+    let engine::Scenery { host, actual, desired } = engine::observe(&config, &desired)?;
+    let plan = plan(&desired, &actual, &config.cgroup.policy, &Approval::default());
+    let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
+    let subject = Subject { config: &config, host: &host, desired: &desired, refused: &refused };
+    let sources = subject.sources();
+    let (look, reasons) = subject.look_for(&sources, &mut Origins::default(), pids);
+    let mut report = Vec::new();
+    for (pid, (group, why)) in pids.iter().zip(reasons) {
+        let text = std::fs::read_to_string(paths::proc_dir(*pid).join("cgroup")).unwrap_or_default();
+        let places: Vec<_> = host
+            .mounts
+            .iter()
+            .filter_map(|m| Some((m.label.clone(), paths::cgroup_of(&text, &m.label)?)))
+            .collect();
+        let moves: BTreeSet<_> = look.misplaced.moves.iter().filter(|m| m.pid == *pid).map(|m| &m.hierarchy).collect();
+        let alone: Vec<_> = look.misplaced.left_alone.iter().filter(|l| l.starts_with(&format!("pid {pid} "))).collect();
+        let state = match &group {
+            None => "it stays where it is".to_owned(),
+            Some(_) if !alone.is_empty() => "it is left alone".to_owned(),
+            Some(_) if moves.is_empty() => "it is in place".to_owned(),
+            Some(_) => format!("it is to be moved in {}", moves.iter().map(|h| h.as_str()).collect::<Vec<_>>().join(", ")),
+        };
+        let name = std::fs::read_to_string(paths::proc_dir(*pid).join("comm")).unwrap_or_default();
+        if args.global.json() {
+            let places: serde_json::Map<_, _> = places.into_iter().map(|(h, p)| (h, p.into())).collect();
+            report.push(json!({"pid": pid, "name": name.trim(), "group": group, "why": why, "state": state, "left_alone": alone, "places": places}));
+            continue;
+        }
+        let to = group.as_ref().map_or_else(|| "no group".to_owned(), ToString::to_string);
+        term::out(&format!("{pid} {}: {to}; {why}; {state}", name.trim()));
+        for line in alone {
+            term::out(&format!("    {line}"));
+        }
+        for (hierarchy, place) in places {
+            term::out(&format!("    {hierarchy:<16} {place}"));
+        }
+    }
+    if args.global.json() {
+        term::out(&serde_json::Value::from(report).to_string());
+    }
+    Ok(0)
+}
