@@ -211,3 +211,53 @@ def test_options_before_or_after_the_command_and_from_the_environment(node):
     assert json.loads(after.stdout) == json.loads(before.stdout) == json.loads(environment.stdout)
     result = node.run("plan", env={"CGROVE_CGROUP_PARENT": "relative"}, check=78)
     assert "cgroup.parent" in result.stderr
+
+
+CGCONFIG = """
+mount { cpu = /cgroup/cpu; }
+group daemons {
+    perm { task { uid = root; gid = root; } admin { uid = root; gid = root; } }
+    cpu { cpu.shares = "500"; }
+    memory { memory.limit_in_bytes = 64M; }
+}
+group daemons/http { cpu { cpu.shares = 2000; } }
+"""
+
+
+def test_import_from_libcgroup(node, tmp_path, processes):
+    """What libcgroup's own parser makes of the file, cgrove makes too."""
+    conf, rules = tmp_path / "cgconfig.conf", tmp_path / "cgrules.conf"
+    conf.write_text(CGCONFIG)
+    rules.write_text("nobody:/usr/bin/sleep cpu,memory daemons/http\n@staff cpu daemons\n")
+    result = cgrove("import", "--from", "libcgroup", conf, rules)
+    assert result.returncode == 0, result.stderr
+    for said in ["permissions of daemons", "mount block", "@staff"]:
+        assert said in result.stderr, result.stderr
+    document = json.loads(result.stdout)
+    http = document["groups"]["daemons"]["groups"]["http"]
+    assert http["processes"] == [{"user": "nobody", "exe": "/usr/bin/sleep"}]
+    node.write_tree(result.stdout)
+    node.run("apply", check=0)
+    assert node.shares("/daemons") == 500 and node.shares("/daemons/http") == 2000
+    conf.write_text("group x {\n cpu {\n  cpu.shares 5\n } }")
+    result = cgrove("import", "--from", "libcgroup", conf)
+    assert result.returncode == 65 and f"{conf}: line 3" in result.stderr
+    assert cgrove("import", "--from", "libcgroup").returncode == 64
+    assert cgrove("import", "--from", "libcgroup", tmp_path / "none").returncode == 66
+
+
+def test_import_from_the_host(node):
+    tree = {"controllers": ["cpu", "memory", "pids"], "groups": {
+        "a": {"knobs": {"cpu.shares": 2048, "memory.max": "64M", "pids.max": 77}, "groups": {"b": {"knobs": {"cpu.max": "50000 100000"}}}}, "c": {}}}
+    node.write_tree(tree)
+    node.run("apply", check=0)
+    result = node.run("import", "--from", "host", check=0)
+    found = json.loads(result.stdout)
+    names = {"memory.max": "memory.limit_in_bytes", "cpu.shares": "cpu.shares"} if kit.V1 else {"memory.max": "memory.max", "cpu.shares": "cpu.weight"}
+    assert set(found["groups"]["a"]["knobs"]) == {names["cpu.shares"], names["memory.max"], "pids.max"}
+    # Only what is not as in a new group; and what was imported says the same as what was written.
+    assert "knobs" not in found["groups"]["c"] and "_tasks" not in result.stdout
+    node.write_tree(found)
+    assert [a for a in node.json("plan")["actions"] if a["op"] != "forget"] == []
+    everywhere = cgrove("import", "--from", "host", "--everywhere", "--config", node.config)
+    assert node.parent.strip("/") in json.loads(everywhere.stdout)["groups"]

@@ -8,6 +8,7 @@ pub mod paths;
 pub mod ledger;
 pub mod mark;
 pub mod observe;
+pub mod survey;
 
 pub mod apply;
 mod drain;

@@ -6,6 +6,7 @@ mod cgexec;
 mod check;
 mod convert;
 mod document;
+mod import;
 mod pages;
 mod plan;
 mod push;
@@ -64,6 +65,7 @@ fn run(args: &Args) -> Result<u8, Exit> {
         Command::Why { pids } => why::run(args, pids),
         Command::Usage { slots, follow, group } => query::usage(args, *slots, *follow, group.as_deref()),
         Command::Convert { tree, to } => convert::run(args, tree.as_deref(), *to),
+        Command::Import { from, files, everywhere } => import::run(args, *from, files, *everywhere),
         Command::Schema => pages::schema(),
         Command::Completions { shell } => pages::completions(*shell),
         Command::Man { directory } => pages::man(directory.as_deref()),

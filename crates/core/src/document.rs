@@ -3,12 +3,16 @@
 mod by_controller;
 mod by_group;
 mod error;
+mod from_host;
+mod libcgroup;
 mod schema;
 mod write;
 
 use sha2::{Digest as _, Sha256};
 
 pub use error::{DocumentError, Place, nearest};
+pub use from_host::{Surveyed, from_host};
+pub use libcgroup::{File as LibcgroupFile, SyntaxError, from_libcgroup};
 pub use schema::json_schema;
 pub use write::{to_by_controller, to_by_group};
 

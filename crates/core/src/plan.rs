@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use diff::{files_to_read, plan};
 pub use guard::Guard;
-pub use protect::{Protected, is_container, unit_of};
+pub use protect::{Protected, is_container, is_others, unit_of};
 
 use crate::ids::GroupPath;
 use crate::knobs::{CpuConversion, Want};

@@ -208,11 +208,12 @@ def test_other_units_do_not_take_controllers_away(sleeper):
         run("systemctl", "stop", "limited")
         assert read() == str(64 << 20) and shares("/keep") == 500
         assert pathlib.Path(f"{kit.MOUNTS['cpuset']}{PARENT}/keep/cpuset.cpus").read_text().strip() == "0"
-    done = status()["plan"]["done_total"]
-    time.sleep(3)
-    assert status()["plan"]["done_total"] == done, "there was nothing to repair"
-    # On v1 systemd moves processes back when a unit comes with limits: that is drift.
-    eventually(lambda: place(sleeper.pid) == f"{PARENT}/keep")
+    if kit.V2:
+        done = status()["plan"]["done_total"]
+        time.sleep(3)
+        assert status()["plan"]["done_total"] == done, "there was nothing to repair"
+    # On v1 systemd moves processes back, and removes groups that are empty, when units come and go with limits: drift.
+    eventually(lambda: place(sleeper.pid) == f"{PARENT}/keep" and shares("/b/b1") == 200)
 
 
 def test_a_process_that_leaves_a_unit_is_a_warning(sleeper):
@@ -327,4 +328,6 @@ def test_removed_and_purged_it_leaves_the_groups(sleeper):
     run("dpkg", "-P", "cgrove")
     assert not CONFIG.exists() and not pathlib.Path("/var/lib/cgrove").exists()
     assert not pathlib.Path("/etc/systemd/system/multi-user.target.wants/cgrove.service").exists()
-    assert group.stat().st_ino == inode and place(sleeper.pid) == f"{PARENT}/keep" and sleeper.poll() is None
+    assert sleeper.poll() is None
+    # On v1 systemd itself takes processes out of groups that are not its own, and nobody is there to put them back.
+    assert kit.V1 or group.stat().st_ino == inode and place(sleeper.pid) == f"{PARENT}/keep"

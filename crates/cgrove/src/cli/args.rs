@@ -63,6 +63,14 @@ pub(crate) enum Form {
     ByController,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Origin {
+    /// cgconfig.conf(5) and cgrules.conf(5)
+    Libcgroup,
+    /// The kernel's groups, with the knobs that are not as in a new group
+    Host,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon in the foreground
@@ -130,6 +138,18 @@ pub(crate) enum Command {
         /// [default: the other form]
         #[arg(long, value_name = "FORM")]
         to: Option<Form>,
+    },
+    /// Write a document of what libcgroup's files describe, or of what the kernel has
+    #[command(after_help = "What a document cannot say is listed on standard error. Nothing is changed.")]
+    Import {
+        /// Where from
+        #[arg(long, value_name = "ORIGIN")]
+        from: Origin,
+        /// libcgroup: cgconfig.conf and cgrules.conf
+        files: Vec<PathBuf>,
+        /// host: every group of every hierarchy, not only those below the managed parent
+        #[arg(long)]
+        everywhere: bool,
     },
     /// Print the JSON Schema of documents
     Schema,

@@ -1,5 +1,6 @@
 //! Typed values: what a document's JSON means for a knob, or what would have been allowed.
 
+mod kernel;
 mod keyed;
 mod sizes;
 

@@ -109,6 +109,11 @@ const SERVICES: [&str; 7] = ["*.slice", "*.scope", "*.service", "init.scope", "s
 /// Containers under systemd's own tree.
 const IN_SLICES: [&str; 5] = ["docker-*", "crio-*", "libpod-*", "cri-containerd-*", "kubepods*"];
 
+/// Is this the name of a group that another manager makes directly below a hierarchy's root?
+pub fn is_others(name: &str) -> bool {
+    matches_built_in(name)
+}
+
 /// Does a path from a hierarchy's root look like a container's, or a job's?
 pub fn is_container(place: &str) -> bool {
     let mut names = place.split('/').filter(|n| !n.is_empty());
