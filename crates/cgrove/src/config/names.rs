@@ -74,14 +74,18 @@ mod tests {
     #[test]
     fn the_reference_file_explains_every_setting_and_no_other() {
         let text = include_str!("../../../../config/cgrove.toml");
-        let mut section = String::new();
+        let mut section = Some(String::new());
         let mut explained = Vec::new();
         for line in text.lines() {
             let line = line.strip_prefix('#').unwrap_or(line).trim();
-            if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-                section = format!("{name}.");
+            if let Some(name) = line.strip_prefix("[[").and_then(|l| l.strip_suffix("]]")) {
+                // The keys of a list's entries are checked where it is read.
+                explained.push(name.to_owned());
+                section = None;
+            } else if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                section = Some(format!("{name}."));
             } else if let Some((key, _)) = line.split_once(" = ").filter(|(k, _)| !k.contains(' ')) {
-                explained.push(format!("{section}{key}"));
+                explained.extend(section.as_ref().map(|section| format!("{section}{key}")));
             }
         }
         for name in &explained {
