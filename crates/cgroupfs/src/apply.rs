@@ -207,7 +207,8 @@ impl<'a> Apply<'a> {
                         // v2 takes no empty cpuset back while processes are in the group: all that the parent has
                         // means the same, until the parent changes.
                         Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && value == "\n" => {
-                            let above = tree.file(&key.1.up().unwrap_or_else(GroupPath::root), &format!("{file}.effective"));
+                            let above =
+                                tree.file(&key.1.up().unwrap_or_else(GroupPath::root), &format!("{file}.effective"));
                             let all = std::fs::read_to_string(&above).unwrap_or_default();
                             put(&path, all.trim())
                         }

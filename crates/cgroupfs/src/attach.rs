@@ -111,7 +111,8 @@ impl Scene<'_> {
             for (path, targets) in &placement.groups {
                 let here = self.desired.groups.get(path).is_some_and(|g| g.controllers.intersects(mount.controllers));
                 if here && !(self.refused)(&mount.label, path) {
-                    Check { scene: self, mount, tree: &tree, path, own_unit: &own_unit }.run(targets, origins, &mut out);
+                    Check { scene: self, mount, tree: &tree, path, own_unit: &own_unit }
+                        .run(targets, origins, &mut out);
                 }
             }
         }

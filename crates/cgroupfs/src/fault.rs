@@ -67,7 +67,9 @@ fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
         ("write", Errno::EBUSY, "cgroup.subtree_control") => {
             "processes keep appearing in the group itself, which may hold none while it has controllers for groups below"
         }
-        ("write", Errno::EOPNOTSUPP, "cgroup.subtree_control") => "the group is threaded (cgroup.type): leave it to its owner",
+        ("write", Errno::EOPNOTSUPP, "cgroup.subtree_control") => {
+            "the group is threaded (cgroup.type): leave it to its owner"
+        }
         ("write", Errno::ENODEV, file) if file.starts_with("io.") || file.starts_with("blkio.") => {
             "no such disk here, or a partition: limits are for whole disks, as lsblk shows them"
         }
@@ -89,7 +91,9 @@ fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
         ("move", Errno::EINVAL, _) => {
             "the kernel does not let this process move (a bound kernel thread, or realtime without a budget)"
         }
-        ("move", Errno::EBUSY, _) => "the group has controllers enabled for groups below, so it may hold no process itself",
+        ("move", Errno::EBUSY, _) => {
+            "the group has controllers enabled for groups below, so it may hold no process itself"
+        }
         ("move", Errno::EOPNOTSUPP, _) => "the group is threaded, or below a threaded one (cgroup.type)",
         ("mkdir", Errno::EAGAIN, _) => {
             "cgroup.max.descendants or cgroup.max.depth of a group above is reached: raise it there, or declare fewer groups"

@@ -58,8 +58,12 @@ impl Host {
             let listed = std::fs::read_to_string(mount.dir.join("cgroup.controllers")).unwrap_or_default();
             let implicit = Controller::ALL.into_iter().chain([Controller::Core]).filter(|c| c.implicit_on_v2());
             // What has a v1 hierarchy is driven there.
-            mount.controllers =
-                listed.split_whitespace().filter_map(Controller::parse).chain(implicit).collect::<ControllerSet>().without(held);
+            mount.controllers = listed
+                .split_whitespace()
+                .filter_map(Controller::parse)
+                .chain(implicit)
+                .collect::<ControllerSet>()
+                .without(held);
         }
         Ok(Self { mounts, machine: machine() })
     }

@@ -62,7 +62,7 @@ impl Identity {
             }
             Some(mark) if mark.instance == self.instance && mark.parent == self.parents.of(version).as_str() => {
                 Marked::Ours(mark)
-            },
+            }
             Some(mark) => Marked::Foreign(format!("instance {:?}, parent {}", mark.instance, mark.parent)),
             None => Marked::Foreign("an unreadable mark".into()),
         }

@@ -153,8 +153,7 @@ pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> Control
     if desired.form == Form::ByController {
         return ControllerSet::EMPTY;
     }
-    let others =
-        host.mounts.iter().filter(|m| !m.controllers.intersects(desired.controllers));
+    let others = host.mounts.iter().filter(|m| !m.controllers.intersects(desired.controllers));
     let holds = |mount: &&Mount| {
         let top = Tree::new(mount, &identity.parents).dir(&GroupPath::root());
         let mut todo = vec![(top, 0)];

@@ -116,11 +116,8 @@ mod tests {
 
     #[test]
     fn groups_and_paths_from_the_root_translate_both_ways() {
-        let tree = |parent| Tree {
-            version: Version::V1,
-            mount: "/m".into(),
-            parent: GroupPath::parse(parent).unwrap(),
-        };
+        let tree =
+            |parent| Tree { version: Version::V1, mount: "/m".into(), parent: GroupPath::parse(parent).unwrap() };
         let group = |s| GroupPath::parse(s).unwrap();
         assert_eq!(tree("/p").dir(&group("/a/b")), Path::new("/m/p/a/b"));
         assert_eq!(tree("/").procs(&group("/")), Path::new("/m/cgroup.procs"));

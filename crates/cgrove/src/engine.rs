@@ -191,7 +191,8 @@ pub(crate) fn make_parent(config: &Config, desired: &Desired) -> Result<Vec<(Act
     }
     let Scenery { host, actual, desired } = observe(config, desired)?;
     let plan = plan(&desired, &actual, &config.cgroup.policy, &Approval::default());
-    let unfinished = |label: &str| actual.hierarchies.iter().any(|h| h.label == label && !h.complete && h.version == Version::V2);
+    let unfinished =
+        |label: &str| actual.hierarchies.iter().any(|h| h.label == label && !h.complete && h.version == Version::V2);
     let of_parent = |a: &&Action| {
         unfinished(&a.hierarchy) && (a.group.is_root() || a.group == GroupPath::root().leaf()) && a.op != Op::Remove
     };

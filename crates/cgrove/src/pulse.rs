@@ -46,7 +46,8 @@ impl Pulses {
     /// The loops that are silent for too long, as `name (seconds)`.
     pub(crate) fn stalled(&self) -> Vec<String> {
         let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        let silent = |l: &Loop| self.start.elapsed().saturating_sub(Duration::from_millis(l.last.load(Ordering::Relaxed)));
+        let silent =
+            |l: &Loop| self.start.elapsed().saturating_sub(Duration::from_millis(l.last.load(Ordering::Relaxed)));
         let stalled = loops.iter().map(|l| (l, silent(l))).filter(|(l, silent)| *silent > l.limit);
         stalled.map(|(l, silent)| format!("{} ({} s)", l.name, silent.as_secs())).collect()
     }

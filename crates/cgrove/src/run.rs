@@ -110,7 +110,8 @@ fn take_passed(ports: &mut Ports) -> Result<Vec<SocketAddr>, Exit> {
 fn with_passed(mut config: Config, passed: &[SocketAddr]) -> Result<Config, Exit> {
     if !passed.is_empty() {
         config.server.listen = passed.to_vec();
-        config::check_reach(&config.server).map_err(|why| Exit::config(format!("the socket that systemd passed: {why}")))?;
+        config::check_reach(&config.server)
+            .map_err(|why| Exit::config(format!("the socket that systemd passed: {why}")))?;
     }
     Ok(config)
 }

@@ -101,7 +101,9 @@ fn status_line(status: &Status) -> String {
     if !status.plan.held.is_empty() {
         parts.push(format!("{} removals held", status.plan.held.len()));
     }
-    for (kind, connected) in [(status.source.kind, status.source.connected), (status.store.kind, status.store.connected)] {
+    for (kind, connected) in
+        [(status.source.kind, status.source.connected), (status.store.kind, status.store.connected)]
+    {
         if !connected {
             parts.push(format!("{kind} away"));
         }
@@ -122,7 +124,8 @@ mod tests {
         status.source.connected = true;
         status.document = Some(DocumentStatus { version: 7, groups: 3, ..DocumentStatus::default() });
         assert_eq!(status_line(&status), "document version 7, 3 groups");
-        let failure = Failure { hierarchy: "cpu".into(), group: "/a".into(), knob: None, errno: None, error: "x".into() };
+        let failure =
+            Failure { hierarchy: "cpu".into(), group: "/a".into(), knob: None, errno: None, error: "x".into() };
         status.plan.failures = vec![failure];
         assert_eq!(status_line(&status), "document version 7, 3 groups; 1 actions failed");
     }

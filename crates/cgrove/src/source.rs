@@ -131,7 +131,12 @@ impl Intake {
         if let Err(e) = last_good::save(&self.state_dir, &document) {
             warn!("the document is in force, but could not be kept for the next boot: {e}");
         }
-        info!(document_version = version, digest = document.desired.digest, groups = document.desired.groups.len(), "document in force");
+        info!(
+            document_version = version,
+            digest = document.desired.digest,
+            groups = document.desired.groups.len(),
+            "document in force"
+        );
         for warning in &document.desired.warnings {
             warn!(document_version = version, "document: {warning}");
         }

@@ -68,7 +68,8 @@ impl Subject<'_> {
                 Some((_, [])) => continue,
                 Some((name, paths)) => {
                     let list: Vec<_> = paths.iter().map(|p| p.as_str()).collect();
-                    out.problems.push(format!("tasks.rules[{i}]: {name:?} stands at {}; use the path", list.join(", ")));
+                    out.problems
+                        .push(format!("tasks.rules[{i}]: {name:?} stands at {}; use the path", list.join(", ")));
                     continue;
                 }
             };

@@ -108,8 +108,15 @@ impl<'a> Census<'a> {
             let Some((ancestor, naming)) = nearest.and_then(|pid| Some((pid, named.get(&pid)?))) else { continue };
             if let Some(group) = naming.group() {
                 let by_pid = ancestor == process.pid
-                    && matches!(naming, Naming::Claim(_) | Naming::Rule(Rule { criteria: Criteria { unit: Some(_), .. }, .. }));
-                out.groups.entry(group.clone()).or_default().push(Target { process: *process, named: ancestor, by_pid });
+                    && matches!(
+                        naming,
+                        Naming::Claim(_) | Naming::Rule(Rule { criteria: Criteria { unit: Some(_), .. }, .. })
+                    );
+                out.groups.entry(group.clone()).or_default().push(Target {
+                    process: *process,
+                    named: ancestor,
+                    by_pid,
+                });
             }
         }
         for targets in out.groups.values_mut() {

@@ -67,7 +67,9 @@ impl Criteria {
                 return Err(format!("{key}: a name or glob, with *, ? and [...]"));
             }
         }
-        let unit_names = |u: &String| u.chars().all(|c| c.is_ascii_alphanumeric() || "_.@:-\\*?[]!".contains(c)) && !u.starts_with('-');
+        let unit_names = |u: &String| {
+            u.chars().all(|c| c.is_ascii_alphanumeric() || "_.@:-\\*?[]!".contains(c)) && !u.starts_with('-')
+        };
         if !self.unit.as_ref().is_none_or(unit_names) {
             return Err("unit: a systemd unit's name or glob, as in \"nginx.service\" or \"qemu-*.service\"".into());
         }
@@ -96,7 +98,8 @@ impl Criteria {
     /// As a document writes it.
     pub fn to_json(&self) -> Json {
         let fields = [&self.unit, &self.user, &self.exe, &self.cmdline, &self.ancestor_pid_file];
-        let set = KEYS.iter().zip(fields).filter_map(|(key, value)| Some(((*key).to_owned(), Json::String(value.clone()?))));
+        let set =
+            KEYS.iter().zip(fields).filter_map(|(key, value)| Some(((*key).to_owned(), Json::String(value.clone()?))));
         Json::Object(set.collect())
     }
 }
@@ -154,7 +157,17 @@ mod tests {
         let good = read(r#"{"user": 1000, "exe": "/usr/bin/*"}"#).unwrap();
         assert_eq!(good.shown(), r#"user "1000", exe "/usr/bin/*""#);
         assert_eq!(Criteria::from_json(&good.to_json()), Ok(good));
-        for bad in ["{}", "5", r#"{"exe": 5}"#, r#"{"exe": "nginx"}"#, r#"{"exe": "/["}"#, r#"{"prog": "x"}"#, r#"{"unit": "a b"}"#, r#"{"unit": "--now"}"#, r#"{"ancestor_pid_file": "x"}"#] {
+        for bad in [
+            "{}",
+            "5",
+            r#"{"exe": 5}"#,
+            r#"{"exe": "nginx"}"#,
+            r#"{"exe": "/["}"#,
+            r#"{"prog": "x"}"#,
+            r#"{"unit": "a b"}"#,
+            r#"{"unit": "--now"}"#,
+            r#"{"ancestor_pid_file": "x"}"#,
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

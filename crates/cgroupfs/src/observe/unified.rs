@@ -51,7 +51,13 @@ pub(super) fn files(mount: &Mount, tree: &Tree) -> (BTreeSet<String>, bool) {
 
 fn has_page_size(file: &str) -> bool {
     let Some(size) = file.split('.').nth(1) else { return false };
-    let shift = if size.ends_with("GB") { 20 } else if size.ends_with("MB") { 10 } else { 0 };
+    let shift = if size.ends_with("GB") {
+        20
+    } else if size.ends_with("MB") {
+        10
+    } else {
+        0
+    };
     let number: u64 = size.trim_end_matches(char::is_alphabetic).parse().unwrap_or(0);
     Path::new("/sys/kernel/mm/hugepages").join(format!("hugepages-{}kB", number << shift)).exists()
 }

@@ -120,17 +120,16 @@ fn seat(tree: &Tree, desired: &Desired, mount: &Mount, path: &GroupPath) -> Grou
 
 /// Creates these groups and what is above them, nothing else.
 fn make<'a>(config: &Config, desired: &Desired, paths: impl Iterator<Item = &'a GroupPath>) -> Result<(), Exit> {
-    let wanted: Vec<GroupPath> = paths
-        .flat_map(|p| std::iter::once(p.clone()).chain(p.ancestors()))
-        .flat_map(|p| [p.leaf(), p])
-        .collect();
+    let wanted: Vec<GroupPath> =
+        paths.flat_map(|p| std::iter::once(p.clone()).chain(p.ancestors())).flat_map(|p| [p.leaf(), p]).collect();
     engine::make_parent(config, desired)?;
     let engine::Scenery { host, actual, .. } = engine::observe(config, desired)?;
     let plan = plan(desired, &actual, &config.cgroup.policy, &Approval::default());
     // A group comes with its knobs: without them a process could run unlimited for a moment.
     let fresh =
         |g: &GroupPath, h: &str| plan.actions.iter().any(|a| a.op == Op::Create && a.group == *g && a.hierarchy == h);
-    let hands_down = |op: &Op| matches!(op, Op::Settle) || matches!(op, Op::Write(w) if w.file == "cgroup.subtree_control");
+    let hands_down =
+        |op: &Op| matches!(op, Op::Settle) || matches!(op, Op::Write(w) if w.file == "cgroup.subtree_control");
     let needed = |a: &&Action| wanted.contains(&a.group) && (fresh(&a.group, &a.hierarchy) || hands_down(&a.op));
     let actions: Vec<_> = plan.due().filter(needed).cloned().collect();
     let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &actions);

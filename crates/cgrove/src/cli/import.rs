@@ -39,7 +39,9 @@ type Imported = (cgrove_core::desired::Desired, Vec<String>);
 
 fn libcgroup(files: &[PathBuf]) -> Result<Imported, Exit> {
     if files.is_empty() {
-        return Err(Exit::usage("name the files: cgrove import --from libcgroup /etc/cgconfig.conf /etc/cgrules.conf".into()));
+        return Err(Exit::usage(
+            "name the files: cgrove import --from libcgroup /etc/cgconfig.conf /etc/cgrules.conf".into(),
+        ));
     }
     let mut texts = Vec::new();
     for file in files {

@@ -233,10 +233,12 @@ fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) 
     for action in actions {
         match &action.op {
             Op::EnableAbove { controllers } => {
-                let _ = writeln!(out, "      {:<28} {} handed down from the root", "controllers", controllers.join(" "));
+                let _ =
+                    writeln!(out, "      {:<28} {} handed down from the root", "controllers", controllers.join(" "));
             }
             Op::Settle => {
-                let _ = writeln!(out, "      {:<28} its processes move there, because groups are made below", TASKS_LEAF);
+                let _ =
+                    writeln!(out, "      {:<28} its processes move there, because groups are made below", TASKS_LEAF);
             }
             Op::Write(w) if w.want.is_some() => {
                 let from =

@@ -27,18 +27,18 @@ pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
     let mut report = Vec::new();
     for (pid, (group, why)) in pids.iter().zip(reasons) {
         let text = std::fs::read_to_string(paths::proc_dir(*pid).join("cgroup")).unwrap_or_default();
-        let places: Vec<_> = host
-            .mounts
-            .iter()
-            .filter_map(|m| Some((m.label.clone(), paths::cgroup_of(&text, &m.label)?)))
-            .collect();
+        let places: Vec<_> =
+            host.mounts.iter().filter_map(|m| Some((m.label.clone(), paths::cgroup_of(&text, &m.label)?))).collect();
         let moves: BTreeSet<_> = look.misplaced.moves.iter().filter(|m| m.pid == *pid).map(|m| &m.hierarchy).collect();
-        let alone: Vec<_> = look.misplaced.left_alone.iter().filter(|l| l.starts_with(&format!("pid {pid} "))).collect();
+        let alone: Vec<_> =
+            look.misplaced.left_alone.iter().filter(|l| l.starts_with(&format!("pid {pid} "))).collect();
         let state = match &group {
             None => "it stays where it is".to_owned(),
             Some(_) if !alone.is_empty() => "it is left alone".to_owned(),
             Some(_) if moves.is_empty() => "it is in place".to_owned(),
-            Some(_) => format!("it is to be moved in {}", moves.iter().map(|h| h.as_str()).collect::<Vec<_>>().join(", ")),
+            Some(_) => {
+                format!("it is to be moved in {}", moves.iter().map(|h| h.as_str()).collect::<Vec<_>>().join(", "))
+            }
         };
         let name = std::fs::read_to_string(paths::proc_dir(*pid).join("comm")).unwrap_or_default();
         if args.global.json() {

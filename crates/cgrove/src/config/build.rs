@@ -14,7 +14,9 @@ use cgrove_core::plan::{Policy, Protected, Prune};
 use cgrove_core::rules::Criteria;
 
 use super::raw::{OneOrMany, Raw, RawAuth, RawCgroup, RawCpu, RawRule, RawServer, RawZooKeeper};
-use super::{TaskRule, Auth, Cgroup, Config, Redis, Secret, Server, SourceKind, StoreKind, Tasks, Tree, Usage, ZooKeeper};
+use super::{
+    Auth, Cgroup, Config, Redis, Secret, Server, SourceKind, StoreKind, TaskRule, Tasks, Tree, Usage, ZooKeeper,
+};
 
 /// A setting and what is wrong with it.
 pub(super) type Bad = (&'static str, String);
@@ -106,7 +108,8 @@ fn rules(raw: Option<toml::Value>) -> Result<Vec<TaskRule>, Bad> {
         let bad = |why: String| (NAME, format!("rule {i}: {why}"));
         let json = serde_json::to_string(&rule.criteria).unwrap_or_default();
         let json = cgrove_core::json::parse(&json).map_err(|e| bad(e.to_string()))?;
-        let criteria = Criteria::from_json(&json).map_err(|how| bad(format!("allowed is {how}, beside group or ignore")))?;
+        let criteria =
+            Criteria::from_json(&json).map_err(|how| bad(format!("allowed is {how}, beside group or ignore")))?;
         match (rule.group, rule.ignore) {
             (Some(_), true) | (None, false) => Err(bad("either group = \"NAME\" or ignore = true".into())),
             (group, _) => Ok(TaskRule { group, criteria }),

@@ -129,8 +129,7 @@ fn read_group(
         match (key.as_str(), value) {
             ("knobs", Json::Object(settings)) => {
                 for (name, json) in settings {
-                    let knob =
-                        known_knob(name).ok_or_else(|| here.unknown(name, "knob", knobs().map(|k| k.name)))?;
+                    let knob = known_knob(name).ok_or_else(|| here.unknown(name, "knob", knobs().map(|k| k.name)))?;
                     let (name, value) = read_knob(&here.down(name), knob, json)?;
                     group.knobs.insert(name, value);
                 }
@@ -244,7 +243,10 @@ mod tests {
         let both = r#"{"groups": {"a": {"knobs": {"blkio.throttle.read_bps_device": {}, "blkio.throttle.write_bps_device": {}}}}}"#;
         assert!(parse(both.as_bytes()).is_ok());
         assert!(error(r#"{"groups": {"a": {"pid_files": ["x"]}}}"#).contains("absolute"));
-        assert!(error(r#"{"groups": {"a": {"processes": [{"user": 5}, {"exe": "x"}]}}}"#).contains("$.groups.a.processes.1"));
+        assert!(
+            error(r#"{"groups": {"a": {"processes": [{"user": 5}, {"exe": "x"}]}}}"#)
+                .contains("$.groups.a.processes.1")
+        );
         assert!(error(r#"{"groups": {}, "ignore": {}}"#).contains("list of rules"));
         assert!(error(r#"{"groups": {"a": {"files": {"cgroup.procs": "1"}}}}"#).contains("not taken"));
         assert!(error(r#"{"groups": {}, "allow_removals": true}"#).contains("16 hex digits"));

@@ -58,10 +58,10 @@ pub fn from_host(found: &[Surveyed], page: u64) -> (Desired, Vec<String>) {
         notes.push(format!("left out, because other managers make them: {list}"));
     }
     let held = found.iter().filter(|h| h.groups.keys().any(|p| groups.contains_key(p)));
-    let controllers: ControllerSet =
-        held.flat_map(|h| h.controllers.iter()).filter(|c| useful(*c, &groups)).collect();
+    let controllers: ControllerSet = held.flat_map(|h| h.controllers.iter()).filter(|c| useful(*c, &groups)).collect();
     for (path, group) in &mut groups {
-        let missing: Vec<_> = controllers.iter().filter(|c| !group.controllers.contains(*c)).map(Controller::name).collect();
+        let missing: Vec<_> =
+            controllers.iter().filter(|c| !group.controllers.contains(*c)).map(Controller::name).collect();
         if !missing.is_empty() {
             notes.push(format!("{path}: is not in {} now; the document would make it there", missing.join(", ")));
         }
@@ -83,7 +83,8 @@ pub fn from_host(found: &[Surveyed], page: u64) -> (Desired, Vec<String>) {
 
 /// What v2 has in every group needs no mention unless a knob of it is set.
 fn useful(controller: Controller, groups: &BTreeMap<GroupPath, Group>) -> bool {
-    let set = || groups.values().flat_map(|g| g.knobs.keys()).any(|k| find(k).is_some_and(|k| k.controller == controller));
+    let set =
+        || groups.values().flat_map(|g| g.knobs.keys()).any(|k| find(k).is_some_and(|k| k.controller == controller));
     !controller.implicit_on_v2() || controller == Controller::Cpuacct || set()
 }
 
@@ -142,8 +143,10 @@ mod tests {
             ("/system.slice/x", &[("cpu.shares", "7")]),
             ("/odd name", &[]),
         ];
-        let memory: &[(&str, &[(&str, &str)])] =
-            &[("/", &[("memory.swappiness", "60")]), ("/a", &[("memory.limit_in_bytes", "67108864"), ("memory.swappiness", "60")])];
+        let memory: &[(&str, &[(&str, &str)])] = &[
+            ("/", &[("memory.swappiness", "60")]),
+            ("/a", &[("memory.limit_in_bytes", "67108864"), ("memory.swappiness", "60")]),
+        ];
         let (desired, notes) =
             from_host(&[surveyed("cpu", Version::V1, cpu), surveyed("memory", Version::V1, memory)], 4096);
         let text = serde_json::to_string(&to_by_group(&desired).0).unwrap();

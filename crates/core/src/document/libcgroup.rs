@@ -182,16 +182,35 @@ www-data * daemons/http
         assert_eq!(http.processes.len(), 2);
         assert_eq!(http.processes[0].exe.as_deref(), Some("*/httpd"));
         let ftp = &again.groups[&GroupPath::parse("/daemons/ftp").unwrap()];
-        assert_eq!((ftp.processes[0].user.as_deref(), ftp.processes[0].exe.as_deref()), (Some("peter"), Some("/usr/bin/cc")));
+        assert_eq!(
+            (ftp.processes[0].user.as_deref(), ftp.processes[0].exe.as_deref()),
+            (Some("peter"), Some("/usr/bin/cc"))
+        );
         let all = notes.join("\n");
-        for said in ["permissions", "mount", "template", "@students", "%u", "is the root", "memory.odd", "cpu.shares = \"1\"", "also in"] {
+        for said in [
+            "permissions",
+            "mount",
+            "template",
+            "@students",
+            "%u",
+            "is the root",
+            "memory.odd",
+            "cpu.shares = \"1\"",
+            "also in",
+        ] {
             assert!(all.contains(said), "{said}:\n{all}");
         }
     }
 
     #[test]
     fn mistakes_have_a_line() {
-        for (text, line) in [("group a {\n cpu {\n cpu.shares = 5\n }\n}", 4), ("group {", 1), ("nonsense a {}", 1), ("group a {\n", 1), ("group a { cpu { x = \"y; } }", 1)] {
+        for (text, line) in [
+            ("group a {\n cpu {\n cpu.shares = 5\n }\n}", 4),
+            ("group {", 1),
+            ("nonsense a {}", 1),
+            ("group a {\n", 1),
+            ("group a { cpu { x = \"y; } }", 1),
+        ] {
             let error = from_libcgroup(&[File { name: "f", text }]).err().unwrap();
             assert_eq!(error.line, line, "{error}");
         }

@@ -143,7 +143,9 @@ fn knob(knob: &Knob) -> Value {
         }
         Kind::PerDisk(fields) => vec![disks(line(fields))],
         Kind::PerName(fields) => {
-            vec![json!({"type": "object", "propertyNames": {"pattern": "^\\S+$"}, "additionalProperties": line(fields)})]
+            vec![
+                json!({"type": "object", "propertyNames": {"pattern": "^\\S+$"}, "additionalProperties": line(fields)}),
+            ]
         }
         Kind::Rules => {
             let rule = json!({"type": "string", "pattern": "^\\s*(a(\\s+\\*:\\*\\s+rwm)?|[bc]\\s+([0-9]+|\\*):([0-9]+|\\*)\\s+[rwm]+)\\s*$"});

@@ -190,7 +190,10 @@ mod tests {
         let (json, changes) = to_by_group(&desired);
         assert!(changes.is_empty());
         let again = parse(text(&json).as_bytes()).unwrap();
-        assert_eq!((again.groups, again.controllers, again.ignore), (desired.groups, desired.controllers, desired.ignore));
+        assert_eq!(
+            (again.groups, again.controllers, again.ignore),
+            (desired.groups, desired.controllers, desired.ignore)
+        );
     }
 
     #[test]

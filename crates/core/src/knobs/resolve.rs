@@ -92,14 +92,21 @@ impl Site<'_> {
             Version::V1 => knob.v1,
             Version::V2 => knob.v2,
         };
-        let missing = |file: &str| format!("this kernel has no {file} (since Linux: {})", find(file).map_or("", |k| k.since));
+        let missing =
+            |file: &str| format!("this kernel has no {file} (since Linux: {})", find(file).map_or("", |k| k.since));
         let mut files = match side {
             Side::Absent(why) => return Err(why.into()),
             Side::Native => vec![knob.name],
             Side::Files(files) => files.to_vec(),
             Side::FirstOf(files) => match files.iter().find(|f| (self.has)(f)) {
                 Some(file) => vec![*file],
-                None => return Err(format!("this kernel has neither {} (the latter needs {})", files.join(" nor "), files.last().and_then(|f| find(f)).map_or("", |k| k.since))),
+                None => {
+                    return Err(format!(
+                        "this kernel has neither {} (the latter needs {})",
+                        files.join(" nor "),
+                        files.last().and_then(|f| find(f)).map_or("", |k| k.since)
+                    ));
+                }
             },
         };
         // The list that is compared; allow and deny are how it is written.
@@ -115,7 +122,13 @@ impl Site<'_> {
         }
     }
 
-    fn want(&self, knob: &Knob, value: &Value, settings: &Settings, file: &'static str) -> Result<Option<Want>, String> {
+    fn want(
+        &self,
+        knob: &Knob,
+        value: &Value,
+        settings: &Settings,
+        file: &'static str,
+    ) -> Result<Option<Want>, String> {
         convert::Conversion { site: self, knob, value, settings, file }.want()
     }
 }
@@ -197,8 +210,14 @@ mod tests {
             v1(r#"{"io.weight": {"default": 50, "8:0": 200}}"#),
             ["blkio.bfq.weight=50", "blkio.bfq.weight_device=8:0 200"]
         );
-        assert_eq!(v1(r#"{"devices.allow": ["c 1:3 rwm"], "devices.deny": ["a"]}"#), ["devices.list=deny a", "devices.list=allow c 1:3 rwm"]);
-        assert_eq!(v1(r#"{"net_cls.classid": "10:1", "net_prio.ifpriomap": {"lo": 5}}"#), ["net_cls.classid=1048577", "net_prio.ifpriomap=lo 5"]);
+        assert_eq!(
+            v1(r#"{"devices.allow": ["c 1:3 rwm"], "devices.deny": ["a"]}"#),
+            ["devices.list=deny a", "devices.list=allow c 1:3 rwm"]
+        );
+        assert_eq!(
+            v1(r#"{"net_cls.classid": "10:1", "net_prio.ifpriomap": {"lo": 5}}"#),
+            ["net_cls.classid=1048577", "net_prio.ifpriomap=lo 5"]
+        );
     }
 
     #[test]
@@ -219,10 +238,16 @@ mod tests {
         assert_eq!(v2(r#"{"freezer.state": "FROZEN"}"#), ["cgroup.freeze=1"]);
         assert_eq!(v2(r#"{"blkio.weight": 500}"#), ["io.bfq.weight=default 500"]);
         assert_eq!(v2(r#"{"io.weight": {"8:0": 200}}"#), ["io.weight=8:0 200"]);
-        assert_eq!(v2(r#"{"cpu.uclamp.max": 50, "cpu.uclamp.min": "12.5%"}"#), ["cpu.uclamp.max=50.00", "cpu.uclamp.min=12.50"]);
+        assert_eq!(
+            v2(r#"{"cpu.uclamp.max": 50, "cpu.uclamp.min": "12.5%"}"#),
+            ["cpu.uclamp.max=50.00", "cpu.uclamp.min=12.50"]
+        );
         assert_eq!(v2(r#"{"cpu.uclamp.max": 100}"#), ["cpu.uclamp.max=max"]);
         assert_eq!(v2(r#"{"io.latency": {"8:0": {"target": 75000}}}"#), ["io.latency=8:0 target=75000"]);
-        assert_eq!(v2(r#"{"rdma.max": {"m": {"hca_handle": 2, "hca_object": "max"}}}"#), ["rdma.max=m hca_handle=2 hca_object=max"]);
+        assert_eq!(
+            v2(r#"{"rdma.max": {"m": {"hca_handle": 2, "hca_object": "max"}}}"#),
+            ["rdma.max=m hca_handle=2 hca_object=max"]
+        );
     }
 
     #[test]

@@ -189,7 +189,16 @@ mod tests {
         let Ok(Value::Rules(rules)) = parse(Kind::Rules, r#"["c 1:3 mr", "b 8:* r"]"#) else { panic!() };
         assert_eq!(rules.iter().map(ToString::to_string).collect::<Vec<_>>(), ["c 1:3 rm", "b 8:* r"]);
         assert!(parse(Kind::Rules, r#"["a"]"#).is_ok());
-        for bad in ["[]", "5", r#"["x 1:3 r"]"#, r#"["c 1:3"]"#, r#"["c 1:3 q"]"#, r#"["a", "c 1:3 r"]"#, r#"["c 1 r"]"#, "[5]"] {
+        for bad in [
+            "[]",
+            "5",
+            r#"["x 1:3 r"]"#,
+            r#"["c 1:3"]"#,
+            r#"["c 1:3 q"]"#,
+            r#"["a", "c 1:3 r"]"#,
+            r#"["c 1 r"]"#,
+            "[5]",
+        ] {
             assert!(parse(Kind::Rules, bad).is_err(), "{bad}");
         }
     }

@@ -58,7 +58,8 @@ impl Want {
             Self::Devices { allow, rules } => {
                 let mut now: Vec<DeviceRule> = actual.lines().filter_map(|l| l.parse().ok()).collect();
                 let mut want = rules.clone();
-                (now.sort(), want.sort());
+                now.sort();
+                want.sort();
                 // The kernel does not tell what is denied; only that all is allowed otherwise.
                 if *allow { now == want } else { rules.is_empty() && now == [DeviceRule::All] }
             }
@@ -166,12 +167,18 @@ mod tests {
         assert!(bytes(Some(i64::MAX as u64), "-1").matches("9223372036854771712", 4096));
         assert_eq!(want.width("4096"), Some(Ordering::Greater));
         assert_eq!(want.width("9223372036854771712"), Some(Ordering::Less));
-        assert_eq!((bytes(None, "-1").writes(""), bytes(None, "max").writes("")), (vec!["-1".into()], vec!["max".into()]));
+        assert_eq!(
+            (bytes(None, "-1").writes(""), bytes(None, "max").writes("")),
+            (vec!["-1".into()], vec!["max".into()])
+        );
         assert!(bytes(None, "max").matches("max\n", 4096) && !want.matches("max", 4096));
         let huge = Want::Bytes { bytes: Some(5 << 20), unlimited: "max", page: Some(2 << 20) };
         assert!(huge.matches("4194304", 4096));
         // hugetlb without a limit prints whole huge pages.
-        assert!(bytes(None, "-1").matches("9223372036852678656", 4096) && bytes(None, "-1").matches("9223372035781033984", 4096));
+        assert!(
+            bytes(None, "-1").matches("9223372036852678656", 4096)
+                && bytes(None, "-1").matches("9223372035781033984", 4096)
+        );
     }
 
     #[test]
@@ -184,7 +191,9 @@ mod tests {
         assert!(pids.matches("max\n", 4096));
         assert_eq!(pids.writes(""), ["max"]);
         let max = |quota, period| Want::Bandwidth { quota, period };
-        assert!(max(Some(5000), 10_000).matches("5000 10000\n", 4096) && max(None, 100_000).matches("max 100000", 4096));
+        assert!(
+            max(Some(5000), 10_000).matches("5000 10000\n", 4096) && max(None, 100_000).matches("max 100000", 4096)
+        );
         assert_eq!(max(Some(5000), 10_000).width("max 100000"), Some(Ordering::Less));
         assert_eq!(max(Some(5000), 10_000).width("5000 20000"), Some(Ordering::Greater));
         assert_eq!(max(None, 100_000).writes(""), ["max 100000"]);

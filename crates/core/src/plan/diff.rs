@@ -18,11 +18,8 @@ use crate::knobs::Site;
 pub fn plan(desired: &Desired, actual: &Actual, policy: &Policy, approval: &Approval) -> Plan {
     let mut plan = Plan::default();
     let mut removals = Vec::new();
-    let concerned: Vec<&Hierarchy> = actual
-        .hierarchies
-        .iter()
-        .filter(|h| h.controllers.intersects(desired.controllers))
-        .collect();
+    let concerned: Vec<&Hierarchy> =
+        actual.hierarchies.iter().filter(|h| h.controllers.intersects(desired.controllers)).collect();
     for controller in desired.controllers.iter() {
         if !concerned.iter().any(|h| h.controllers.contains(controller)) {
             plan.notes.push(not_mounted(controller));

@@ -98,7 +98,8 @@ impl GroupPlan<'_> {
     ) -> Vec<FilePlan> {
         let has = |f: &str| self.hierarchy.files.contains(f);
         let (version, machine, conversion) = (self.hierarchy.version, self.machine, self.policy.conversion);
-        let resolved = Site { version, machine, conversion, has: &has }.resolve(&knobs_of(self.desired, self.hierarchy));
+        let resolved =
+            Site { version, machine, conversion, has: &has }.resolve(&knobs_of(self.desired, self.hierarchy));
         for (knob, why) in resolved.unsupported {
             note(self.path, Some(knob), format!("not expressible here: {why}"));
         }

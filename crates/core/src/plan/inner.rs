@@ -50,8 +50,7 @@ pub(super) fn prepare(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath
     } else {
         below(desired, hierarchy, path).fold(ControllerSet::EMPTY, |all, g| all.union(g.controllers))
     };
-    let wanted: ControllerSet =
-        wanted.switchable().iter().filter(|c| hierarchy.controllers.contains(*c)).collect();
+    let wanted: ControllerSet = wanted.switchable().iter().filter(|c| hierarchy.controllers.contains(*c)).collect();
     let want = Want::Enabled(wanted.iter().map(|c| c.name()).collect());
     let existing = hierarchy.groups.get(path);
     let now = existing.and_then(|g| g.values.get(SUBTREE)).map_or("", String::as_str);

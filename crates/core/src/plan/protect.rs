@@ -68,7 +68,8 @@ impl Protected {
         let mut kept = BTreeSet::new();
         for (path, group) in hierarchy.groups.iter().filter(|(p, _)| !p.is_root()) {
             let foreign = matches!(group.mark, Marked::Foreign(_));
-            let seed = foreign || group.pinned.is_some() || group.threaded || self.names(path) || is_built_in(hierarchy, path);
+            let seed =
+                foreign || group.pinned.is_some() || group.threaded || self.names(path) || is_built_in(hierarchy, path);
             let below_seed = path.up().is_some_and(|up| kept.contains(&up) && self.below_protected(hierarchy, path));
             if seed || below_seed {
                 kept.extend(path.ancestors().filter(|p| !p.is_root()));
@@ -81,10 +82,10 @@ impl Protected {
     /// Below a seed (not merely beside one, under a common ancestor).
     fn below_protected(&self, hierarchy: &Hierarchy, path: &GroupPath) -> bool {
         path.ancestors().filter(|p| !p.is_root()).any(|p| {
-            let foreign =
-                hierarchy.groups.get(&p).is_some_and(|g| {
-                    matches!(g.mark, Marked::Foreign(_)) || g.pinned.is_some() || g.threaded
-                });
+            let foreign = hierarchy
+                .groups
+                .get(&p)
+                .is_some_and(|g| matches!(g.mark, Marked::Foreign(_)) || g.pinned.is_some() || g.threaded);
             foreign || self.names(&p) || is_built_in(hierarchy, &p)
         })
     }

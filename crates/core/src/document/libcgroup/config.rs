@@ -57,7 +57,11 @@ impl Parser<'_> {
                 "}" => return Ok(()),
                 "perm" => {
                     self.skip_block()?;
-                    import.note(self.file, line, format!("permissions of {name}: left out; a document has none, groups are root's"));
+                    import.note(
+                        self.file,
+                        line,
+                        format!("permissions of {name}: left out; a document has none, groups are root's"),
+                    );
                 }
                 controller => {
                     match Controller::parse(controller) {

@@ -36,7 +36,9 @@ fn rule(import: &mut Import, who: &str, controllers: &str, destination: &str, op
         return Err(format!("{who}: left out: rules look at users, not at their groups; write a rule for each user"));
     }
     if destination.contains('%') {
-        return Err(format!("{who}: left out: the destination {destination} has templates (%u and the like); write it out"));
+        return Err(format!(
+            "{who}: left out: the destination {destination} has templates (%u and the like); write it out"
+        ));
     }
     let exe = process.map(|p| if p.starts_with('/') { p.to_owned() } else { format!("*/{p}") });
     let criteria = Criteria { user: Some(user).filter(|u| *u != "*").map(Into::into), exe, ..Criteria::default() };

@@ -131,7 +131,11 @@ impl Conversion<'_> {
         let bytes = match (self.memory(), byte_count(value, self.site.machine)) {
             (_, None) => None,
             (Some(Some(memory)), Some(both)) => Some(both.saturating_sub(memory)),
-            _ => return Err("v2 limits swap apart: set the memory limit on the same group, what exceeds it is swap".into()),
+            _ => {
+                return Err(
+                    "v2 limits swap apart: set the memory limit on the same group, what exceeds it is swap".into()
+                );
+            }
         };
         Ok(Want::Bytes { bytes, unlimited: "max", page: None })
     }

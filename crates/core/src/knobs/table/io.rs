@@ -5,7 +5,8 @@ use crate::ids::Controller::Io;
 
 const RST: &str = "cgroup-v1/blkio-controller.rst";
 const BFQ: &str = "../block/bfq-iosched.rst";
-const ROOT: Side = Side::Absent("exists in the hierarchy's root only, one setting for the machine: write it there at boot");
+const ROOT: Side =
+    Side::Absent("exists in the hierarchy's root only, one setting for the machine: write it there at boot");
 
 const fn bytes(name: &'static str) -> Field {
     Field { name, min: 1, max: i64::MAX as u64, bytes: true, or_max: true }

@@ -9,8 +9,11 @@ const fn count(name: &'static str, max: u64, or_max: bool) -> Field {
 const ALL_U32: u64 = u32::MAX as u64;
 const HANDLES: Kind =
     Kind::PerName(&[count("hca_handle", i32::MAX as u64, true), count("hca_object", i32::MAX as u64, true)]);
-const BPF: Side = Side::Absent("on v2 device access is a BPF program of whoever starts the processes, not a file: use DeviceAllow= of the systemd unit or the container runtime's setting");
-const MATCH: Side = Side::Absent("v2 has no network controllers: match the group itself in nftables (socket cgroupv2) or by BPF");
+const BPF: Side = Side::Absent(
+    "on v2 device access is a BPF program of whoever starts the processes, not a file: use DeviceAllow= of the systemd unit or the container runtime's setting",
+);
+const MATCH: Side =
+    Side::Absent("v2 has no network controllers: match the group itself in nftables (socket cgroupv2) or by BPF");
 
 #[rustfmt::skip]
 pub(super) const KNOBS: &[Knob] = &[

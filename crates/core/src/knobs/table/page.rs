@@ -30,7 +30,8 @@ fn page() -> String {
         }
         out += &row(k);
     }
-    out.replace("hugetlb.2MB.", "hugetlb.&lt;size&gt;.").replace("pages of 2MB", "pages of that size (2MB, 1GB, 64KB, ...)")
+    out.replace("hugetlb.2MB.", "hugetlb.&lt;size&gt;.")
+        .replace("pages of 2MB", "pages of that size (2MB, 1GB, 64KB, ...)")
 }
 
 fn row(k: &Knob) -> String {
@@ -42,7 +43,15 @@ fn row(k: &Knob) -> String {
         Side::Absent(why) => format!("no: {why}"),
     };
     let (v1, v2) = (side(k.v1), side(k.v2));
-    let line = format!("| `{}` | {} | {} | {v1} | {v2} | {} | {} | {} |\n", k.name, values(k.kind), k.default, k.since, k.source, k.about);
+    let line = format!(
+        "| `{}` | {} | {} | {v1} | {v2} | {} | {} | {} |\n",
+        k.name,
+        values(k.kind),
+        k.default,
+        k.since,
+        k.source,
+        k.about
+    );
     if k.name.starts_with("hugetlb.") { line.replace('`', "") } else { line }
 }
 
@@ -70,6 +79,9 @@ fn line(fields: &[Field]) -> String {
     let number = |f: &Field| if f.bytes { "\"100M\"" } else { "50" };
     match fields {
         [only] if only.name.is_empty() => number(only).into(),
-        _ => format!("{{{}}}", fields.iter().map(|f| format!("\"{}\": {}", f.name, number(f))).collect::<Vec<_>>().join(", ")),
+        _ => format!(
+            "{{{}}}",
+            fields.iter().map(|f| format!("\"{}\": {}", f.name, number(f))).collect::<Vec<_>>().join(", ")
+        ),
     }
 }

@@ -113,11 +113,29 @@ mod tests {
 
     #[test]
     fn defaults_are_told_from_settings() {
-        let default = |version, name: &str, text: &str, parents| find(name).unwrap().is_default(version, text, parents, 4096);
-        for (name, text) in [("cpu.weight", "100"), ("cpu.max", "max 100000"), ("memory.low", "0"), ("memory.max", "max"), ("io.max", ""), ("io.weight", "default 100"), ("cpuset.cpus", ""), ("pids.max", "max"), ("cgroup.freeze", "0")] {
+        let default =
+            |version, name: &str, text: &str, parents| find(name).unwrap().is_default(version, text, parents, 4096);
+        for (name, text) in [
+            ("cpu.weight", "100"),
+            ("cpu.max", "max 100000"),
+            ("memory.low", "0"),
+            ("memory.max", "max"),
+            ("io.max", ""),
+            ("io.weight", "default 100"),
+            ("cpuset.cpus", ""),
+            ("pids.max", "max"),
+            ("cgroup.freeze", "0"),
+        ] {
             assert!(default(V2, name, text, None), "{name}");
         }
-        for (name, text) in [("cpu.weight", "99"), ("memory.low", "4096"), ("io.max", "8:0 rbps=5"), ("io.weight", "default 50"), ("cpuset.cpus", "0"), ("pids.max", "5")] {
+        for (name, text) in [
+            ("cpu.weight", "99"),
+            ("memory.low", "4096"),
+            ("io.max", "8:0 rbps=5"),
+            ("io.weight", "default 50"),
+            ("cpuset.cpus", "0"),
+            ("pids.max", "5"),
+        ] {
             assert!(!default(V2, name, text, None), "{name}");
         }
         assert!(default(V1, "cpuset.cpus", "0-1", Some("0-1\n")) && !default(V1, "cpuset.cpus", "0", Some("0-1")));

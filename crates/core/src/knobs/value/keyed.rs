@@ -30,7 +30,9 @@ pub(super) fn weights(json: &Json, min: u64, max: u64) -> Result<Keyed, String> 
 
 pub(super) fn per_disk(json: &Json, fields: &'static [Field]) -> Result<Keyed, String> {
     let Json::Object(entries) = json else {
-        return Err("an object with a key for each disk, as in {\"8:0\": ...}, {\"/dev/sda\": ...} or {\"*\": ...}".into());
+        return Err(
+            "an object with a key for each disk, as in {\"8:0\": ...}, {\"/dev/sda\": ...} or {\"*\": ...}".into()
+        );
     };
     lines(entries, fields, disk)
 }
@@ -40,7 +42,8 @@ pub(super) fn per_name(json: &Json, fields: &'static [Field]) -> Result<Keyed, S
         return Err("an object with a key for each name, as in {\"name\": ...}".into());
     };
     lines(entries, fields, |name| {
-        let fits = !name.is_empty() && name.len() <= 128 && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+        let fits =
+            !name.is_empty() && name.len() <= 128 && !name.contains(|c: char| c.is_whitespace() || c.is_control());
         fits.then(|| name.to_owned()).ok_or_else(|| format!("a name without spaces (not {name:?})"))
     })
 }
@@ -51,7 +54,9 @@ fn disk(text: &str) -> Result<String, String> {
     if path || text == "*" {
         return Ok(text.to_owned());
     }
-    text.parse::<DevId>().map(|id| id.to_string()).map_err(|how| format!("{how}, a path such as \"/dev/sda\", or \"*\" for all whole disks (not {text:?})"))
+    text.parse::<DevId>()
+        .map(|id| id.to_string())
+        .map_err(|how| format!("{how}, a path such as \"/dev/sda\", or \"*\" for all whole disks (not {text:?})"))
 }
 
 fn lines(
@@ -70,7 +75,9 @@ fn lines(
 }
 
 fn line(json: &Json, fields: &'static [Field]) -> Result<BTreeMap<&'static str, Option<u64>>, String> {
-    if let [only] = fields && only.name.is_empty() {
+    if let [only] = fields
+        && only.name.is_empty()
+    {
         return Ok([("", number(json, only)?)].into());
     }
     let names = || fields.iter().map(|f| f.name).collect::<Vec<_>>().join(", ");
@@ -79,7 +86,8 @@ fn line(json: &Json, fields: &'static [Field]) -> Result<BTreeMap<&'static str, 
     };
     let mut out = BTreeMap::new();
     for (key, value) in entries {
-        let field = fields.iter().find(|f| f.name == key).ok_or_else(|| format!("the keys {} (not {key:?})", names()))?;
+        let field =
+            fields.iter().find(|f| f.name == key).ok_or_else(|| format!("the keys {} (not {key:?})", names()))?;
         out.insert(field.name, number(value, field).map_err(|how| format!("{key}: {how}"))?);
     }
     Ok(out)

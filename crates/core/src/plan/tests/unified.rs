@@ -76,7 +76,13 @@ fn a_group_that_gets_children_first_moves_its_processes_into_its_leaf() {
 #[test]
 fn leaves_stay_and_go_with_their_groups() {
     let kept = ours(&[("cgroup.subtree_control", "cpu")], &[]);
-    let groups = [("/keep", kept.clone()), ("/keep/_tasks", ours(&[], &[])), ("/old", kept), ("/old/_tasks", ours(&[], &[])), ("/old/x", ours(&[], &[]))];
+    let groups = [
+        ("/keep", kept.clone()),
+        ("/keep/_tasks", ours(&[], &[])),
+        ("/old", kept),
+        ("/old/_tasks", ours(&[], &[])),
+        ("/old/x", ours(&[], &[])),
+    ];
     let tree = standing(&groups);
     assert_eq!(plain(KEEP, &tree), ["/old/x -", "/old/_tasks -", "/old -"]);
     // Four groups would be more than the guard lets go; leaves are not counted.
@@ -108,7 +114,11 @@ fn trees_of_several_controllers_are_one_and_every_limit_finds_its_file() {
 #[test]
 fn what_left_the_document_is_undone_line_by_line() {
     let set = [("io.max", "8:0 rbps=5 wbps=6\n8:16 rbps=7"), ("memory.low", "4096"), ("cpuset.cpus", "0")];
-    let now = [("io.max", "8:0 rbps=5 wbps=6 riops=max wiops=max\n8:16 rbps=7 wbps=max riops=max wiops=max"), ("memory.low", "4096"), ("cpuset.cpus", "0")];
+    let now = [
+        ("io.max", "8:0 rbps=5 wbps=6 riops=max wiops=max\n8:16 rbps=7 wbps=max riops=max wiops=max"),
+        ("memory.low", "4096"),
+        ("cpuset.cpus", "0"),
+    ];
     let document = r#"{"groups": {"a": {"knobs": {"io.max": {"8:0": {"rbps": 5}}}}}}"#;
     let mut found = plain(document, &standing(&[("/a", ours(&now, &set))]));
     found.sort();
