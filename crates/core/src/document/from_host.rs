@@ -57,8 +57,13 @@ pub fn from_host(found: &[Surveyed], page: u64) -> (Desired, Vec<String>) {
         let list = others.into_iter().collect::<Vec<_>>().join(", ");
         notes.push(format!("left out, because other managers make them: {list}"));
     }
-    let held = found.iter().filter(|h| h.groups.keys().any(|p| groups.contains_key(p)));
-    let controllers: ControllerSet = held.flat_map(|h| h.controllers.iter()).filter(|c| useful(*c, &groups)).collect();
+    let held: Vec<_> = found.iter().filter(|h| h.groups.keys().any(|p| groups.contains_key(p))).collect();
+    let controllers: ControllerSet = held
+        .iter()
+        .flat_map(|h| h.controllers.iter().map(|c| (h.version, c)))
+        .filter(|(version, c)| useful(*version, *c, &groups))
+        .map(|(_, c)| c)
+        .collect();
     for (path, group) in &mut groups {
         let missing: Vec<_> =
             controllers.iter().filter(|c| !group.controllers.contains(*c)).map(Controller::name).collect();
@@ -81,11 +86,13 @@ pub fn from_host(found: &[Surveyed], page: u64) -> (Desired, Vec<String>) {
     (desired, notes)
 }
 
-/// What v2 has in every group needs no mention unless a knob of it is set.
-fn useful(controller: Controller, groups: &BTreeMap<GroupPath, Group>) -> bool {
+/// A v1 hierarchy that has the groups holds them on purpose. v2 has every controller: those with a knob set count, and
+/// those that every document measures.
+fn useful(version: Version, controller: Controller, groups: &BTreeMap<GroupPath, Group>) -> bool {
     let set =
         || groups.values().flat_map(|g| g.knobs.keys()).any(|k| find(k).is_some_and(|k| k.controller == controller));
-    !controller.implicit_on_v2() || controller == Controller::Cpuacct || set()
+    let measured = crate::usage::Gauge::of(controller).is_some();
+    version == Version::V1 || measured || set()
 }
 
 /// Takes a file into the group's knobs if it is one, and is not as in a new group.
