@@ -181,7 +181,10 @@ impl<'a> Apply<'a> {
         let files = self.pending.remove(key);
         let Some(mark) = self.marks.get_mut(key) else { return Ok(()) };
         for (file, want) in files.into_iter().flatten() {
-            mark.files.insert(file, Set { want, kept: None });
+            // What was there before is still to be undone, should this write fail or never come.
+            let before = mark.files.get(&file).and_then(|old| old.before.clone().or(Some(old.want.clone())));
+            let before = before.filter(|b| *b != want);
+            mark.files.insert(file, Set { want, kept: None, before });
         }
         self.identity.write(&tree.dir(&key.1), mark)
     }
@@ -236,9 +239,10 @@ impl<'a> Apply<'a> {
         if write.record.is_none() {
             self.forget(key, &write.file);
         } else if let Some(set) = self.marks.get_mut(key).and_then(|m| m.files.get_mut(&write.file))
-            && set.kept != kept
+            && (set.kept != kept || set.before.is_some())
         {
             set.kept.clone_from(&kept);
+            set.before = None;
             self.dirty.insert(key.clone());
         }
         Ok(Outcome::Done { kept })
@@ -247,6 +251,10 @@ impl<'a> Apply<'a> {
     /// Enables one controller for the groups below. A process that was born in the group meanwhile is in the way.
     fn hand_down(&self, tree: &Tree, group: &GroupPath, value: &str) -> Result<(), Fault> {
         let path = tree.file(group, SUBTREE);
+        if !(group.is_root() && tree.parent.is_root()) {
+            // Where only threaded controllers come, the kernel would not refuse a group that holds processes.
+            drain::settle(tree, group, self.deadline)?;
+        }
         let enable = || put(&path, value).map_err(|e| Fault::new("write", &path, &e).with_value(value));
         for _ in 0..TRIES {
             match enable() {
@@ -267,7 +275,8 @@ impl<'a> Apply<'a> {
 
     fn remove(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
         let stays = |p: &GroupPath| !self.going.contains(&(key.0.clone(), p.clone()));
-        let refuge: Vec<PathBuf> = key.1.ancestors().filter(stays).map(|p| tree.members(&tree.seat(&p))).collect();
+        let seats = key.1.ancestors().filter(stays).map(|p| tree.seat(&p)).filter(|seat| *seat != key.1);
+        let refuge: Vec<PathBuf> = seats.map(|seat| tree.members(&seat)).collect();
         let gone = drain::remove(&tree.dir(&key.1), &tree.members(&key.1), &refuge, self.deadline)?;
         self.dirty.remove(key);
         Ok(if gone { Outcome::Done { kept: None } } else { Outcome::AlreadySo })
@@ -284,6 +293,12 @@ fn enable_above(tree: &Tree, controllers: &[String]) -> Result<Outcome, Fault> {
         for name in controllers.iter().filter(|c| !now.split_whitespace().any(|n| n == c.as_str())) {
             let value = format!("+{name}");
             let result = put(&path, &value).map_err(|e| Fault::new("write", &path, &e).with_value(&value));
+            if let Err(fault) = &result
+                && fault.code == libc::EBUSY
+            {
+                // Processes of others sit there: a threaded controller would be taken, and make the group threaded.
+                return Err(fault.clone());
+            }
             first_fault = first_fault.or(result.err());
         }
     }

@@ -44,6 +44,7 @@ pub struct Origins {
 impl Origins {
     /// Remembers what units a batch of moves took processes from.
     pub fn left(&mut self, moves: &[Move], done: &[(i32, u64)]) {
+        let done: HashSet<&(i32, u64)> = done.iter().collect();
         for step in moves.iter().filter(|m| done.contains(&(m.pid, m.start))) {
             if let Some(unit) = &step.unit {
                 self.units.insert((step.pid, step.start), (unit.clone(), step.group.clone()));
@@ -184,6 +185,21 @@ impl Check<'_> {
         tasks.flatten().find_map(|task| misplaced(task.path()))
     }
 
+    /// Another cgrove's group that a place outside our parent lies in.
+    fn others_mark(&self, place: &str) -> Option<GroupPath> {
+        let mut path = GroupPath::root();
+        let mut dir = self.tree.mount.clone();
+        for name in place.split('/').filter(|n| !n.is_empty()) {
+            (path, dir) = (path.child(name)?, dir.join(name));
+            let inode = std::fs::metadata(&dir).map_or(0, |m| m.ino());
+            let mark = self.scene.identity.read(self.mount.version, &dir, inode, &mut Vec::new());
+            if matches!(mark, Marked::Foreign(_)) {
+                return Some(path);
+            }
+        }
+        None
+    }
+
     /// The protected group that a place lies in: the operator's, another cgrove's, or a container's.
     fn shelter(&self, place: &str) -> Option<GroupPath> {
         let group = self.tree.group_of(place);
@@ -201,6 +217,11 @@ impl Check<'_> {
                     Marked::No => {}
                 }
             }
+        }
+        if group.is_none()
+            && let Some(other) = self.others_mark(place)
+        {
+            return Some(other);
         }
         is_container(place).then(|| GroupPath::parse(place).ok()).flatten()
     }

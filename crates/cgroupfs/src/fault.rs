@@ -57,7 +57,6 @@ fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
         (_, Errno::EINVAL, "devices.allow" | "devices.deny") => {
             "the kernel changes the device rules of a group only while it has no groups below"
         }
-        (_, Errno::EACCES | Errno::EPERM | Errno::EROFS, _) => "run cgrove as root with a writable cgroup file system",
         ("write", Errno::EINVAL, "cgroup.subtree_control") => {
             "the cpu controller cannot be enabled while realtime processes run outside the root group \
              (CONFIG_RT_GROUP_SCHED): find them with `ps -eo pid,cls,cgroup | grep -E ' (FF|RR) '`, \
@@ -65,13 +64,19 @@ fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
         }
         ("write", Errno::ENOENT, "cgroup.subtree_control") => "the group above does not hand this controller down",
         ("write", Errno::EBUSY, "cgroup.subtree_control") => {
-            "processes keep appearing in the group itself, which may hold none while it has controllers for groups below"
+            "the group itself holds processes, which it may not while it has controllers for groups below: others' above the \
+             parent have to be moved by hand, or cgroup.parent chosen below a group without processes; ours are tried again"
         }
         ("write", Errno::EOPNOTSUPP, "cgroup.subtree_control") => {
             "the group is threaded (cgroup.type): leave it to its owner"
         }
         ("write", Errno::ENODEV, file) if file.starts_with("io.") || file.starts_with("blkio.") => {
             "no such disk here, or a partition: limits are for whole disks, as lsblk shows them"
+        }
+        ("write", Errno::EACCES, "cpuset.cpus" | "cpuset.mems") => "outside what the group above has",
+        ("write", Errno::EACCES, file) if file.starts_with("cpuset.") => "the group above does not have this flag",
+        ("write", Errno::EOPNOTSUPP, "io.weight") => {
+            "a weight for one disk needs the io.cost controller there: write its line to io.cost.qos in the hierarchy's root"
         }
         ("write", Errno::EOPNOTSUPP, file) if file.contains("weight") => {
             "a weight for one disk needs the bfq scheduler there: echo bfq > /sys/block/DISK/queue/scheduler"
@@ -80,6 +85,7 @@ fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
         ("write", Errno::ENOENT, _) if path.parent().is_some_and(Path::exists) => {
             "the group has no such file: its controller is not enabled above, or this kernel lacks it"
         }
+        (_, Errno::EACCES | Errno::EPERM | Errno::EROFS, _) => "run cgrove as root with a writable cgroup file system",
         (_, Errno::ENOENT | Errno::ENODEV, _) => "the group vanished meanwhile; it is looked at again",
         ("write", Errno::EINVAL | Errno::ERANGE, _) => {
             "the kernel refuses this value here: compare it with the parent's and the children's, and with what the hardware has"

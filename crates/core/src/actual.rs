@@ -115,6 +115,16 @@ pub struct Set {
     /// What the kernel said afterwards, where that differs (rounded, clamped).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<String>,
+    /// What was wanted before, until the present want is written: lines of it may still have to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+}
+
+impl Set {
+    /// Everything of ours that may stand in the file.
+    pub fn ours(&self) -> String {
+        self.before.iter().chain([&self.want]).map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
 }
 
 /// The present mark format.

@@ -19,7 +19,7 @@ pub use write::{to_by_controller, to_by_group};
 use crate::desired::Desired;
 use crate::ids::{GroupPath, MAX_DEPTH, check_name};
 use crate::json::{self, Json};
-use crate::knobs::{Knob, Side, find, knobs, parse_value};
+use crate::knobs::{Knob, find, knobs, parse_value};
 
 /// Longest document, bytes (ZooKeeper's own default limit).
 pub const MAX_BYTES: usize = 1 << 20;
@@ -89,21 +89,11 @@ fn check_twins(at: &Place, group: &crate::desired::Group) -> Result<(), Document
         }
     }
     for file in group.files.keys() {
-        if let Some(knob) = set.iter().find(|k| k.name == file || targets(k).any(|target| target == file)) {
+        if let Some(knob) = set.iter().find(|k| k.name == file || k.targets().contains(&file.as_str())) {
             return Err(at.refuse(file.clone(), format!("the knob {} sets this file as well; keep one", knob.name)));
         }
     }
     Ok(())
-}
-
-/// The files that a knob may come to, on either version.
-fn targets(knob: &Knob) -> impl Iterator<Item = &'static str> {
-    let name = knob.name;
-    [knob.v1, knob.v2].into_iter().flat_map(move |side| match side {
-        Side::Native => vec![name],
-        Side::Files(files) | Side::FirstOf(files) => files.to_vec(),
-        Side::Absent(_) => Vec::new(),
-    })
 }
 
 /// Do both set the same thing? Halves of one limit, and different columns of one file, do not.
@@ -122,7 +112,7 @@ fn are_twins(a: &Knob, b: &Knob) -> bool {
     ];
     a.controller == b.controller
         && !PARTS.iter().any(|parts| parts.contains(&a.name) && parts.contains(&b.name))
-        && targets(a).any(|file| targets(b).any(|other| file == other))
+        && a.targets().iter().any(|file| b.targets().contains(file))
 }
 
 fn known_knob(name: &str) -> Option<&'static Knob> {

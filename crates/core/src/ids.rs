@@ -82,6 +82,12 @@ impl Controller {
         Self::ALL.into_iter().find(|c| c.name() == name || c.v1_name() == name)
     }
 
+    /// Threads of one process cannot be spread where one of these is enabled; where only others are, a group becomes the
+    /// root of a threaded subtree as soon as it holds a process.
+    pub fn is_domain(self) -> bool {
+        matches!(self, Self::Memory | Self::Io | Self::Hugetlb | Self::Rdma | Self::Misc)
+    }
+
     /// On v2 every group has it, whatever `cgroup.subtree_control` says: `cpu.stat` counts for all, freezing is the
     /// core's own, devices and perf_event work by attached programs and descriptors.
     pub fn implicit_on_v2(self) -> bool {
@@ -137,6 +143,12 @@ impl ControllerSet {
     #[must_use]
     pub fn switchable(self) -> Self {
         self.iter().filter(|c| !c.implicit_on_v2()).collect()
+    }
+}
+
+impl Extend<Controller> for ControllerSet {
+    fn extend<T: IntoIterator<Item = Controller>>(&mut self, iter: T) {
+        iter.into_iter().for_each(|c| self.insert(c));
     }
 }
 

@@ -89,15 +89,17 @@ fn render_io_stat(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'{');
     let mut comma: &[u8] = b"";
     for line in text.split(|b| *b == b'\n') {
-        let mut words = line.split(|b| *b == b' ');
-        let id = words.next().unwrap_or_default();
-        let is_id = !id.is_empty() && id.iter().all(|b| b.is_ascii_digit() || *b == b':');
+        // Linux 5.14 to 5.18 do not end the lines of idle disks: the last number before the keys is the disk's.
+        let mut id: &[u8] = b"";
         let (mut read, mut written) = (None, None);
-        for word in words {
+        for word in line.split(|b| *b == b' ') {
+            if !word.is_empty() && word.iter().all(|b| b.is_ascii_digit() || *b == b':') {
+                id = word;
+            }
             read = read.or_else(|| word.strip_prefix(b"rbytes=").and_then(digits));
             written = written.or_else(|| word.strip_prefix(b"wbytes=").and_then(digits));
         }
-        let (true, Some(read), Some(written)) = (is_id, read, written) else { continue };
+        let (false, Some(read), Some(written)) = (id.is_empty(), read, written) else { continue };
         for part in [comma, b"\"", id, b"\":{\"Read\":", read, b",\"Write\":", written, b"}"] {
             out.extend_from_slice(part);
         }
@@ -250,6 +252,7 @@ mod tests {
         assert_eq!(v2(Gauge::Memory, "4096\n"), r#"{"current":4096}"#);
         let io = "8:0 rbytes=5 wbytes=6 rios=1 wios=1 dbytes=0 dios=0\n253:1 \n8:16 rbytes=1 wbytes=2 rios=0 wios=0\n";
         assert_eq!(v2(Gauge::Io, io), r#"{"8:0":{"Read":5,"Write":6},"8:16":{"Read":1,"Write":2}}"#);
+        assert_eq!(v2(Gauge::Io, "7:0 7:1 8:0 rbytes=5 wbytes=6\n"), r#"{"8:0":{"Read":5,"Write":6}}"#);
         assert_eq!((v2(Gauge::Io, ""), v2(Gauge::Io, "\"x rbytes=1 wbytes=2\n")), ("{}".into(), "{}".into()));
     }
 

@@ -76,7 +76,9 @@ fn mounts<'a>(host: &'a Host, desired: &Desired, path: &GroupPath) -> Vec<&'a Mo
 /// `-g cpu:/b/b1`, one for each hierarchy; cpuacct mounted apart is named together with cpu.
 fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) -> String {
     let mut out = Vec::new();
-    let mounts = mounts(host, desired, path);
+    // libcgroup knows a v2 hierarchy only by the controllers that it has, not one that has none beside v1's.
+    let mut mounts = mounts(host, desired, path);
+    mounts.retain(|m| m.version == Version::V1 || !m.controllers.switchable().is_empty());
     let has_cpu = mounts.iter().any(|m| m.controllers.contains(Controller::Cpu));
     for mount in &mounts {
         let tree = Tree::new(mount, config.parents());

@@ -3,6 +3,7 @@
 mod convert;
 mod unset;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::table::{Knob, Side, find};
@@ -64,9 +65,14 @@ impl Site<'_> {
             if idle && matches!(*name, "cpu.weight" | "cpu.weight.nice" | "cpu.shares") {
                 continue;
             }
-            let result = self
-                .files_for(knob, value)
-                .and_then(|files| files.iter().map(|f| Ok((*f, self.want(knob, value, settings, f)?))).collect());
+            // A disk that is missing takes nothing from the others.
+            let missing = RefCell::new(Vec::new());
+            let result = self.files_for(knob, value).and_then(|files| {
+                files.iter().map(|f| Ok((*f, self.want(knob, value, settings, f, &missing)?))).collect()
+            });
+            let mut missing = missing.into_inner();
+            missing.dedup();
+            out.unsupported.extend(missing.into_iter().map(|why| (knob.name, why)));
             let files: Vec<(&'static str, Option<Want>)> = match result {
                 Ok(files) => files,
                 Err(why) => {
@@ -128,8 +134,9 @@ impl Site<'_> {
         value: &Value,
         settings: &Settings,
         file: &'static str,
+        missing: &RefCell<Vec<String>>,
     ) -> Result<Option<Want>, String> {
-        convert::Conversion { site: self, knob, value, settings, file }.want()
+        convert::Conversion { site: self, knob, value, settings, file, missing }.want()
     }
 }
 

@@ -110,6 +110,24 @@ pub struct Knob {
     pub about: &'static str,
 }
 
+impl Knob {
+    /// The files that it may come to, on either version.
+    pub fn targets(&self) -> Vec<&'static str> {
+        let name = self.name;
+        let of = |side| match side {
+            Side::Native => vec![name],
+            Side::Files(files) | Side::FirstOf(files) => files.to_vec(),
+            Side::Absent(_) => Vec::new(),
+        };
+        let mut out = [of(self.v1), of(self.v2)].concat();
+        // v1's weights by disk have a file of their own.
+        if matches!(self.kind, Kind::Weight { .. }) {
+            out.extend(["blkio.weight_device", "blkio.bfq.weight_device"]);
+        }
+        out
+    }
+}
+
 const NO_V2: &str = "cgroup v2 has no such knob";
 const ONLY_V2: &str = "only cgroup v2 has this knob";
 const V2_RST: &str = "cgroup-v2.rst";

@@ -29,14 +29,7 @@ pub fn plan(desired: &Desired, actual: &Actual, policy: &Policy, approval: &Appr
         let mut steps = Steps::default();
         let refused = tune(desired, actual, hierarchy, policy, &mut steps, &mut plan.notes);
         plan.actions.extend(steps.in_order());
-        let mut declared: BTreeSet<GroupPath> =
-            desired.groups_in(hierarchy.controllers).map(|(p, _)| p.clone()).collect();
-        if hierarchy.version == Version::V2 {
-            // A leaf stays while its group does; the parent's is where processes go when nothing else is left.
-            let leaves: Vec<_> = declared.iter().map(GroupPath::leaf).collect();
-            declared.extend(leaves);
-            declared.insert(GroupPath::root().leaf());
-        }
+        let declared: BTreeSet<GroupPath> = desired.groups_in(hierarchy.controllers).map(|(p, _)| p.clone()).collect();
         let mut gone = prune(hierarchy, &declared, policy, &mut plan.notes);
         plan.refused.extend(refused.into_iter().map(|path| (hierarchy.label.clone(), path)));
         gone.retain(|a| !plan.refuses(&a.hierarchy, &a.group));
@@ -137,7 +130,8 @@ fn tune(
             &mut note,
         );
         let foreign = hierarchy.groups.get(path).is_some_and(|g| g.mark == Marked::No);
-        if inner::prepare(desired, hierarchy, path, steps) && foreign && !steps.adopts(path) {
+        let before = steps.creates.len();
+        if inner::prepare(desired, hierarchy, path, steps) && foreign && !steps.adopts(before, path) {
             steps.creates.push(Action::new(hierarchy, path, Op::Adopt { files: Vec::new() }));
         }
     }

@@ -10,7 +10,7 @@ use super::{Action, Op, Policy, Write};
 use crate::actual::{self, Hierarchy, Machine, Mark, Marked};
 use crate::desired;
 use crate::ids::{Controller, GroupPath};
-use crate::knobs::{IdSet, Site, Want, find};
+use crate::knobs::{IdSet, Knob, Site, Want, find};
 
 /// v1 cpusets start empty and accept no process until both are filled.
 pub(super) const INHERITED: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
@@ -64,7 +64,16 @@ impl GroupPlan<'_> {
         let mut adopt = Vec::new();
         let (mut widens, mut narrows) = (Vec::new(), Vec::new());
         let bandwidth = bandwidth(&files, existing);
+        // Writing bfq's weight for all disks resets those of single ones.
+        let resets = files.iter().any(|f| {
+            let now = existing.and_then(|g| g.values.get(&f.file));
+            f.file == "blkio.bfq.weight" && now.is_some_and(|now| !self.settled(f, now, mark))
+        });
         for file in files {
+            if resets && file.file == "blkio.bfq.weight_device" {
+                self.write_all(file, existing, &mut widens);
+                continue;
+            }
             let now = existing.map(|g| g.values.get(&file.file).map_or("", String::as_str));
             if let Some(now) = now
                 && self.settled(&file, now, mark)
@@ -77,11 +86,20 @@ impl GroupPlan<'_> {
         hold_memsw_with_memory(&mut narrows);
         within::sort(&mut widens, false);
         within::sort(&mut narrows, true);
+        // Device rules are taken only while a group has no groups below; limits of the tree must be wide enough first.
+        let early = |a: &Action| match &a.op {
+            Op::Write(w) if w.file == "devices.list" => existing.is_none(),
+            Op::Write(w) => w.file.starts_with("cgroup.max."),
+            _ => false,
+        };
+        let (first, rest): (Vec<_>, Vec<_>) = widens.into_iter().partition(early);
+        let mut widens = rest;
         let unmarked = existing.is_some_and(|g| g.mark == Marked::No);
-        let tuned = !adopt.is_empty() || !narrows.is_empty() || !widens.is_empty();
+        let tuned = !first.is_empty() || !adopt.is_empty() || !narrows.is_empty() || !widens.is_empty();
         if (unmarked && tuned && !self.path.is_root()) || !adopt.is_empty() {
             steps.creates.push(Action::new(self.hierarchy, self.path, Op::Adopt { files: adopt }));
         }
+        steps.creates.extend(first);
         steps.widens.append(&mut widens);
         for file in forget {
             steps.widens.push(Action::new(self.hierarchy, self.path, Op::Forget { file }));
@@ -100,9 +118,12 @@ impl GroupPlan<'_> {
         let (version, machine, conversion) = (self.hierarchy.version, self.machine, self.policy.conversion);
         let resolved =
             Site { version, machine, conversion, has: &has }.resolve(&knobs_of(self.desired, self.hierarchy));
-        for (knob, why) in resolved.unsupported {
+        for (knob, why) in &resolved.unsupported {
             note(self.path, Some(knob), format!("not expressible here: {why}"));
         }
+        // What the document still wants, and cannot have at the moment, is not undone.
+        let pending: Vec<&str> =
+            resolved.unsupported.iter().filter_map(|(k, _)| find(k)).flat_map(Knob::targets).collect();
         let mut files: Vec<FilePlan> = resolved
             .files
             .into_iter()
@@ -119,7 +140,7 @@ impl GroupPlan<'_> {
                 .split('.')
                 .next()
                 .and_then(Controller::parse)
-                .is_some_and(|c| self.hierarchy.controllers.contains(c));
+                .is_some_and(|c| self.hierarchy.controllers.contains(c) && self.desired.controllers.contains(c));
             if here && (has(name) || !self.hierarchy.complete) {
                 let want = Want::Text(text.trim().into());
                 files.push(FilePlan {
@@ -136,18 +157,30 @@ impl GroupPlan<'_> {
         for (file, set) in mark.map(|m| &m.files).into_iter().flatten() {
             if let Some(plan) = files.iter_mut().find(|f| f.file == *file) {
                 // Disks that we had limited and the document no longer names.
-                if let Want::Lines(lines) = &mut plan.want {
-                    lines.release(&set.want);
+                if let Want::Lines(lines) = &mut plan.want
+                    && !pending.contains(&file.as_str())
+                {
+                    lines.release(&set.ours(), find(file).map_or("", |k| k.default));
                 }
                 continue;
             }
             let follows = inherits(self.hierarchy) && INHERITED.contains(&file.as_str());
-            if resolved.suppressed.contains(&file.as_str()) || follows {
+            if resolved.suppressed.contains(&file.as_str()) || follows || pending.contains(&file.as_str()) {
+                continue;
+            }
+            // Two names of one value: undoing the old one would undo the new one.
+            let alias = match file.as_str() {
+                "cpu.weight" => "cpu.weight.nice",
+                "cpu.weight.nice" => "cpu.weight",
+                _ => "",
+            };
+            if files.iter().any(|f| f.file == alias) {
+                forget.push(file.clone());
                 continue;
             }
             let raw = set.want.starts_with(RAW);
             let knob = find(file).filter(|_| !raw);
-            match knob.and_then(|k| k.undo(version, &set.want, self.parents_value(file))) {
+            match knob.and_then(|k| k.undo(version, &set.ours(), self.parents_value(file))) {
                 Some(want) if has(file) => {
                     let because = Some("no longer in the document: default".into());
                     files.push(FilePlan { file: file.clone(), knob: file.clone(), want, record: None, because });
@@ -201,6 +234,11 @@ impl GroupPlan<'_> {
             let set = mark.and_then(|m| m.files.get(&file.file))?;
             Some(Some(&set.want) == file.record.as_ref() && set.kept.as_deref() == Some(now.trim()))
         };
+        // v1's list of devices does not show what is denied: only the mark tells whether it is as written.
+        let marked = mark.and_then(|m| m.files.get(&file.file));
+        if file.file == "devices.list" && marked.is_some_and(|set| Some(&set.want) != file.record.as_ref()) {
+            return false;
+        }
         file.want.matches(now, self.machine.page) || kept() == Some(true)
     }
 
@@ -218,6 +256,21 @@ impl GroupPlan<'_> {
             Some(record) if !(marked || self.path.is_root() && mark.is_none()) => adopt.push((file.file, record)),
             _ => {}
         }
+    }
+
+    /// Every line again, whatever the file says now.
+    fn write_all(&self, file: FilePlan, existing: Option<&actual::Group>, widens: &mut Vec<Action>) {
+        let from = existing.and_then(|g| g.values.get(&file.file)).map(|now| now.trim().to_owned());
+        let write = Write {
+            to: file.want.writes(""),
+            from,
+            file: file.file,
+            knob: file.knob,
+            because: file.because,
+            record: file.record,
+            want: Some(file.want),
+        };
+        widens.push(Action::new(self.hierarchy, self.path, Op::Write(write)));
     }
 
     fn write(
@@ -304,7 +357,8 @@ pub(super) fn knobs_of(
     group: &crate::desired::Group,
     hierarchy: &Hierarchy,
 ) -> BTreeMap<&'static str, crate::knobs::Value> {
-    let here = |name: &str| find(name).is_some_and(|k| hierarchy.controllers.contains(k.controller));
+    let has = |c| hierarchy.controllers.contains(c) && group.controllers.contains(c);
+    let here = |name: &str| find(name).is_some_and(|k| has(k.controller));
     group.knobs.iter().filter(|(name, _)| here(name)).map(|(name, value)| (*name, value.clone())).collect()
 }
 

@@ -5,7 +5,7 @@ use super::steps::Steps;
 use super::{Action, Op, Write};
 use crate::actual::{Group, Hierarchy, Version};
 use crate::desired::Desired;
-use crate::ids::{ControllerSet, GroupPath};
+use crate::ids::{Controller, ControllerSet, GroupPath};
 use crate::knobs::Want;
 
 /// The file that hands controllers to the groups below.
@@ -37,7 +37,8 @@ pub(super) fn prepare(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath
     let before = steps.creates.len();
     let act = |group: &GroupPath, op| Action::new(hierarchy, group, op);
     if path.is_root() && !hierarchy.closed_above.is_empty() {
-        let controllers = hierarchy.closed_above.iter().map(|c| c.name().to_owned()).collect();
+        let controllers = in_order(hierarchy.closed_above, ControllerSet::EMPTY);
+        let controllers = controllers.into_iter().map(str::to_owned).collect();
         steps.creates.push(act(path, Op::EnableAbove { controllers }));
     }
     let leaf = path.leaf();
@@ -51,11 +52,12 @@ pub(super) fn prepare(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath
         below(desired, hierarchy, path).fold(ControllerSet::EMPTY, |all, g| all.union(g.controllers))
     };
     let wanted: ControllerSet = wanted.switchable().iter().filter(|c| hierarchy.controllers.contains(*c)).collect();
-    let want = Want::Enabled(wanted.iter().map(|c| c.name()).collect());
+    let want = Want::Enabled(in_order(wanted, hierarchy.controllers));
     let existing = hierarchy.groups.get(path);
     let now = existing.and_then(|g| g.values.get(SUBTREE)).map_or("", String::as_str);
     if !want.matches(now, 0) {
-        if existing.is_some_and(occupied) {
+        // The hierarchy's own root may hold processes, and holds the kernel's threads.
+        if existing.is_some_and(occupied) && !(path.is_root() && hierarchy.at_root) {
             steps.creates.push(act(path, Op::Settle));
         }
         steps.creates.push(act(
@@ -72,6 +74,19 @@ pub(super) fn prepare(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath
         ));
     }
     steps.creates.len() > before
+}
+
+/// Domain controllers first: with them the kernel refuses a group that holds processes, instead of making it the root
+/// of a threaded subtree. Where none is wanted, the cheapest there is keeps processes out of the group from now on.
+fn in_order(wanted: ControllerSet, available: ControllerSet) -> Vec<&'static str> {
+    const CHEAPEST: [Controller; 5] =
+        [Controller::Misc, Controller::Rdma, Controller::Hugetlb, Controller::Io, Controller::Memory];
+    let mut wanted = wanted;
+    if !wanted.is_empty() && !wanted.iter().any(Controller::is_domain) {
+        wanted.extend(CHEAPEST.into_iter().find(|c| available.contains(*c)));
+    }
+    let (domain, threaded): (Vec<_>, Vec<_>) = wanted.iter().partition(|c| c.is_domain());
+    domain.into_iter().chain(threaded).map(Controller::name).collect()
 }
 
 fn occupied(group: &Group) -> bool {

@@ -20,7 +20,7 @@ pub(super) fn prune(
     let mut blocked: BTreeSet<GroupPath> = BTreeSet::new();
     let mut out = Vec::new();
     // Children come after their parents in the map, so walking backwards sees them first.
-    for (path, group) in hierarchy.groups.iter().rev().filter(|(p, _)| !p.is_root()) {
+    for (path, group) in hierarchy.groups.iter().rev().filter(|(p, _)| !p.is_root() && !p.is_leaf()) {
         if declared.contains(path) {
             continue;
         }
@@ -50,8 +50,18 @@ pub(super) fn prune(
         }
         let frozen_below =
             hierarchy.groups.range(path.clone()..).skip(1).take_while(|(p, _)| p.is_below(path)).any(|(_, g)| g.frozen);
-        let held =
-            (group.frozen || frozen_below).then(|| "frozen: its processes would be thawed; thaw it first".to_owned());
+        // On v2 a group does not show that one above it is frozen.
+        let frozen_above = path
+            .ancestors()
+            .any(|p| !declared.contains(&p) && hierarchy.groups.get(&p).is_some_and(|above| above.frozen));
+        let frozen = group.frozen || frozen_below || frozen_above;
+        let held = frozen.then(|| "frozen: its processes would be thawed; thaw it first".to_owned());
+        // Its leaf goes with it, after everything else below.
+        let leaf = path.leaf();
+        if hierarchy.groups.get(&leaf).is_some_and(|l| l.ours().is_some()) {
+            let held = held.clone();
+            out.push(Action { hierarchy: hierarchy.label.clone(), group: leaf, op: Op::Remove, held });
+        }
         out.push(Action { hierarchy: hierarchy.label.clone(), group: path.clone(), op: Op::Remove, held });
     }
     out

@@ -15,9 +15,13 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// Is the group adopted already?
-    pub(super) fn adopts(&self, path: &GroupPath) -> bool {
-        self.creates.iter().any(|a| a.group == *path && matches!(a.op, Op::Adopt { .. }))
+    /// Is the group adopted already? Its own actions are the last ones before `end`.
+    pub(super) fn adopts(&self, end: usize, path: &GroupPath) -> bool {
+        self.creates[..end]
+            .iter()
+            .rev()
+            .take_while(|a| a.group == *path)
+            .any(|a| a.group == *path && matches!(a.op, Op::Adopt { .. }))
     }
 
     pub(super) fn in_order(self) -> impl Iterator<Item = Action> {

@@ -38,7 +38,7 @@ fn group(values: &[(&str, &str)]) -> Group {
 }
 
 fn ours(values: &[(&str, &str)], set: &[(&str, &str)]) -> Group {
-    let files = set.iter().map(|(k, v)| ((*k).into(), Set { want: (*v).into(), kept: None })).collect();
+    let files = set.iter().map(|(k, v)| ((*k).into(), Set { want: (*v).into(), ..Set::default() })).collect();
     Group {
         mark: Marked::Ours(Mark { format: MARK_FORMAT, instance: "cgrove".into(), parent: "/".into(), files }),
         ..group(values)
@@ -124,7 +124,7 @@ fn an_existing_group_is_adopted_when_tuned() {
 fn what_the_kernel_kept_is_not_drift() {
     let mut a = ours(&[("cpu.shares", "499")], &[]);
     if let Marked::Ours(mark) = &mut a.mark {
-        mark.files.insert("cpu.shares".into(), Set { want: "500".into(), kept: Some("499".into()) });
+        mark.files.insert("cpu.shares".into(), Set { want: "500".into(), kept: Some("499".into()), before: None });
     }
     let actual = with("cpu,cpuacct", &[("/a", a), ("/a/b", group(&[]))]);
     assert!(run(CPU, &actual, &Policy::default()).is_empty());
@@ -413,4 +413,30 @@ fn raw_files_are_taken_off_the_mark_and_left() {
     let actual = with("cpu,cpuacct", &[("/a", ours(&[("cpu.shares", "5")], &[("cpu.shares", &set)]))]);
     assert!(run(&doc(raw), &actual, &Policy::default()).is_empty());
     assert_eq!(lines(&run(&doc(""), &actual, &Policy::default())), ["cpu,cpuacct /a forget cpu.shares"]);
+}
+
+#[test]
+fn device_rules_are_made_before_children_and_undone_by_the_mark() {
+    let document = r#"{"controllers": ["devices"], "groups": {"a": {"knobs": {"devices.deny": ["c 1:3 w"]}, "groups": {"b": {}}}}}"#;
+    let actual = with("devices", &[]);
+    let first = run(document, &actual, &Policy::default());
+    assert_eq!(lines(&first), ["devices /a +", "devices /a devices.list=allow a;deny c 1:3 w", "devices /a/b +"]);
+    // The kernel's list does not show what is denied; the mark does.
+    let a = ours(&[("devices.list", "a *:* rwm")], &[("devices.list", "allow a\ndeny c 1:3 w")]);
+    let nothing = r#"{"controllers": ["devices"], "groups": {"a": {}}}"#;
+    assert_eq!(
+        lines(&run(nothing, &with("devices", &[("/a", a)]), &Policy::default())),
+        ["devices /a devices.list=allow a"]
+    );
+}
+
+#[test]
+fn a_burst_shrinks_before_the_limit_and_grows_after_it() {
+    let now = [("cpu.cfs_quota_us", "100000"), ("cpu.cfs_period_us", "200000"), ("cpu.cfs_burst_us", "90000")];
+    let actual = with("cpu", &[("/a", ours(&now, &now))]);
+    let document = |burst| {
+        format!(r#"{{"groups": {{"a": {{"knobs": {{"cpu.max": "60000 100000", "cpu.max.burst": {burst}}}}}}}}}"#)
+    };
+    let found = lines(&run(&document(50_000), &actual, &Policy::default()));
+    assert!(found[0].contains("burst"), "{found:?}");
 }

@@ -38,8 +38,10 @@ pub(super) fn sort(actions: &mut [Action], narrowing: bool) {
             ("cpu.idle", _) => 0,
             ("cpu.cfs_period_us", _) if period_first => 2,
             ("cpu.cfs_period_us", _) => 4,
-            ("cpu.cfs_burst_us" | "cpu.max.burst", true) => 1,
-            ("cpu.cfs_burst_us" | "cpu.max.burst", false) => 5,
+            ("cpu.cfs_burst_us" | "cpu.max.burst", _) if shrinks(w) => 1,
+            ("cpu.cfs_burst_us" | "cpu.max.burst", _) => 6,
+            // bfq's weight for all disks resets those of single ones.
+            ("blkio.bfq.weight_device", _) => 4,
             // A partition needs its CPUs first, and gives them back last.
             ("cpuset.cpus.exclusive", _) => 4,
             ("cpuset.cpus.partition", _) => 5,
@@ -50,6 +52,11 @@ pub(super) fn sort(actions: &mut [Action], narrowing: bool) {
         _ => 0,
     };
     actions.sort_by_key(rank);
+}
+
+fn shrinks(write: &super::Write) -> bool {
+    let number = |text: Option<&String>| text.and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
+    number(write.to.first()) < number(write.from.as_ref())
 }
 
 fn period_grows(actions: &[Action]) -> bool {

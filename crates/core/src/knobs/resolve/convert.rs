@@ -1,5 +1,6 @@
 //! One knob's value as the content of one file.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::{CpuConversion, Settings, Site};
@@ -19,6 +20,8 @@ pub(super) struct Conversion<'a> {
     pub(super) value: &'a Value,
     pub(super) settings: &'a Settings,
     pub(super) file: &'static str,
+    /// Disks that do not exist here.
+    pub(super) missing: &'a RefCell<Vec<String>>,
 }
 
 /// v1 has a file of its own for weights by disk.
@@ -177,7 +180,7 @@ impl Conversion<'_> {
                 if self.file.ends_with("weight") && self.site.version == Version::V1 {
                     continue;
                 }
-                for name in if by_disk { self.disks(key)? } else { vec![key.clone()] } {
+                for name in if by_disk { self.disks(key) } else { vec![key.clone()] } {
                     for (field, number) in fields {
                         let (from, to) = one_field;
                         if from.is_some_and(|from| from != *field) {
@@ -231,17 +234,20 @@ impl Conversion<'_> {
         u64::try_from(weight).unwrap_or(1)
     }
 
-    fn disks(&self, key: &str) -> Result<Vec<String>, String> {
+    fn disks(&self, key: &str) -> Vec<String> {
         let machine = self.site.machine;
         let ids: Vec<DevId> = match key {
             "*" => machine.disks.clone(),
             path if path.starts_with('/') => match machine.devices.get(path) {
                 Some(id) => vec![*id],
-                None => return Err(format!("{path} is no block device on this node")),
+                None => {
+                    self.missing.borrow_mut().push(format!("{path} is no block device on this node"));
+                    Vec::new()
+                }
             },
             number => number.parse().into_iter().collect(),
         };
-        Ok(ids.iter().map(ToString::to_string).collect())
+        ids.iter().map(ToString::to_string).collect()
     }
 }
 

@@ -3,7 +3,6 @@
 use crate::actual::Version;
 use crate::knobs::lists::{DeviceRule, IdSet};
 use crate::knobs::table::{Kind, Knob, Unset, huge_page};
-use crate::knobs::value::DEFAULT;
 use crate::knobs::want::{Lines, Want};
 
 impl Knob {
@@ -19,7 +18,6 @@ impl Knob {
             Kind::IntOrMax { .. } => Want::Limit { value: None, unlimited: "max" },
             Kind::State => Want::State(false),
             Kind::Ids => Want::Ids(IdSet::default()),
-            Kind::Rules => Want::Devices { allow: true, rules: vec![DeviceRule::All] },
             Kind::Flag if self.name == "memory.oom_control" => Want::FirstLine(text.into()),
             _ => Want::Text(text.into()),
         })
@@ -38,14 +36,16 @@ impl Knob {
                 } else {
                     "0"
                 });
-                lines.release(ours);
-                if let Some(line) = lines.lines.get_mut(DEFAULT) {
-                    line.insert(String::new(), Some(self.default.into()));
-                }
+                lines.release(ours, self.default);
                 Some(Want::Lines(lines))
             }
             (_, Kind::Ids) if version == Version::V2 => Some(Want::Ids(IdSet::default())),
             (_, Kind::Ids) => Some(Want::Ids(parents?.parse().ok()?)),
+            // All that the group above has; more than that the kernel refuses.
+            (_, Kind::Rules) => {
+                let rules: Vec<DeviceRule> = parents.unwrap_or("a").lines().filter_map(|l| l.parse().ok()).collect();
+                Some(Want::Devices { allow: true, rules })
+            }
             _ => Some(Want::Text(parents?.trim().into())),
         }
     }
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(v2("cpu.max", "5 5"), ["max 100000"]);
         assert_eq!(v2("cpuset.cpus", "0"), ["\n"]);
         assert_eq!(v2("io.max", "8:0 rbps=5"), ["8:0 rbps=max"]);
-        assert_eq!(v2("io.weight", "8:0 200\ndefault 50"), ["8:0 default", "default 100"]);
+        assert_eq!(v2("io.weight", "8:0 200\ndefault 50"), ["default 100", "8:0 default"]);
         assert_eq!(v2("cpuset.cpus.partition", "root"), ["member"]);
         assert_eq!(v2("cgroup.freeze", "1"), ["0"]);
     }

@@ -32,12 +32,13 @@ impl Lines {
         text.lines().filter_map(line).collect()
     }
 
-    /// Adds resets for what was ours and is not wanted any more.
-    pub fn release(&mut self, ours: &str) {
+    /// Adds resets for what was ours and is not wanted any more; the line for all disks goes back to `default`.
+    pub fn release(&mut self, ours: &str, default: &str) {
         for (key, fields) in Self::parse(ours) {
+            let reset = (key == "default").then(|| default.to_owned());
             let line = self.lines.entry(key).or_default();
             for field in fields.into_keys() {
-                line.entry(field).or_insert(None);
+                line.entry(field).or_insert(reset.clone());
             }
         }
     }
@@ -60,8 +61,12 @@ impl Lines {
     pub(super) fn writes(&self, actual: &str) -> Vec<String> {
         let now = Self::parse(actual);
         let mut out = Vec::new();
-        for (key, fields) in &self.lines {
-            if self.line_matches(fields, now.get(key)) {
+        // The line for all disks comes first, and resets the others where the kernel is bfq.
+        let first = self.lines.get_key_value("default");
+        let resets = first.is_some_and(|(key, fields)| !self.line_matches(fields, now.get(key)));
+        let others = self.lines.iter().filter(|(key, _)| *key != "default");
+        for (key, fields) in first.into_iter().chain(others) {
+            if self.line_matches(fields, now.get(key)) && (!resets || fields.values().all(Option::is_none)) {
                 continue;
             }
             let mut line = key.clone();
@@ -109,11 +114,14 @@ mod tests {
     #[test]
     fn what_was_ours_is_released() {
         let mut want = lines("max", &[("8:0", "rbps", Some("100"))]);
-        want.release("8:0 rbps=5 wbps=6\n8:16 riops=7");
+        want.release("8:0 rbps=5 wbps=6\n8:16 riops=7", "");
         let want = Want::Lines(want);
         assert_eq!(want.writes("8:0 rbps=5 wbps=6\n8:16 riops=7"), ["8:0 rbps=100 wbps=max", "8:16 riops=max"]);
         let mut weight = lines("default", &[("default", "", Some("100"))]);
-        weight.release("8:0 200");
-        assert_eq!(Want::Lines(weight).writes("default 50\n8:0 200\n"), ["8:0 default", "default 100"]);
+        weight.release("8:0 200", "100");
+        assert_eq!(Want::Lines(weight).writes("default 50\n8:0 200\n"), ["default 100", "8:0 default"]);
+        let mut disk = lines("default", &[("8:0", "", Some("200"))]);
+        disk.release("default 50\n8:0 200", "100");
+        assert_eq!(Want::Lines(disk).writes("default 50\n8:0 200"), ["default 100", "8:0 200"]);
     }
 }

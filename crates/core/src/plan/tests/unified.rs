@@ -45,12 +45,12 @@ fn controllers_come_from_the_top_and_processes_sit_in_leaves() {
         plain(CPU, &node(vec![fresh])),
         [
             "/ +",
-            "/ above +cpu +io",
+            "/ above +io +cpu",
             "/_tasks +",
-            "/ cgroup.subtree_control=+cpu;+cpuset;+memory;+io;+pids;+hugetlb;+rdma;+misc",
+            "/ cgroup.subtree_control=+memory;+io;+hugetlb;+rdma;+misc;+cpu;+cpuset;+pids",
             "/a +",
             "/a/_tasks +",
-            "/a cgroup.subtree_control=+cpu",
+            "/a cgroup.subtree_control=+misc;+cpu",
             "/a/b +",
             "/a cpu.weight=49",
         ]
@@ -59,7 +59,7 @@ fn controllers_come_from_the_top_and_processes_sit_in_leaves() {
 
 #[test]
 fn a_settled_tree_plans_to_nothing() {
-    let a = ours(&[("cpu.weight", "49\n"), ("cgroup.subtree_control", "cpu\n")], &[("cpu.weight", "49")]);
+    let a = ours(&[("cpu.weight", "49\n"), ("cgroup.subtree_control", "cpu misc\n")], &[("cpu.weight", "49")]);
     let tree = standing(&[("/a", a), ("/a/_tasks", ours(&[], &[])), ("/a/b", ours(&[], &[]))]);
     assert!(plain(CPU, &tree).is_empty());
 }
@@ -69,7 +69,7 @@ fn a_group_that_gets_children_first_moves_its_processes_into_its_leaf() {
     let a = ours(&[("cpu.weight", "49"), ("cgroup.procs", "17\n18\n")], &[("cpu.weight", "49")]);
     assert_eq!(
         plain(CPU, &standing(&[("/a", a)])),
-        ["/a/_tasks +", "/a settle", "/a cgroup.subtree_control=+cpu", "/a/b +"]
+        ["/a/_tasks +", "/a settle", "/a cgroup.subtree_control=+misc;+cpu", "/a/b +"]
     );
 }
 
@@ -130,4 +130,76 @@ fn memory_in_use_is_held() {
     let a = ours(&[("memory.max", "max"), ("memory.current", "9000000")], &[]);
     let document = r#"{"groups": {"a": {"knobs": {"memory.max": "1M"}}}}"#;
     assert_eq!(plain(document, &standing(&[("/a", a)])), ["[/a memory.max=1048576]"]);
+}
+
+#[test]
+fn a_leaf_stays_with_a_group_that_cannot_go() {
+    let groups = [
+        ("/keep", ours(&[], &[])),
+        ("/old", ours(&[], &[])),
+        ("/old/_tasks", ours(&[], &[])),
+        ("/old/theirs", Group::default()),
+    ];
+    assert!(plain(KEEP, &standing(&groups)).is_empty());
+}
+
+#[test]
+fn what_a_frozen_group_holds_is_held_with_it() {
+    let frozen = Group { frozen: true, ..ours(&[], &[]) };
+    let groups =
+        [("/keep", ours(&[], &[])), ("/ice", frozen), ("/ice/VM", ours(&[], &[])), ("/ice/_tasks", ours(&[], &[]))];
+    assert_eq!(plain(KEEP, &standing(&groups)), ["[/ice/VM -]", "[/ice/_tasks -]", "[/ice -]"]);
+}
+
+#[test]
+fn another_name_of_a_knob_is_not_undone() {
+    let a = ours(&[("cpu.weight", "305"), ("cpu.weight.nice", "-5")], &[("cpu.weight.nice", "-5")]);
+    let document = r#"{"groups": {"a": {"knobs": {"cpu.weight": 50}}}}"#;
+    assert_eq!(plain(document, &standing(&[("/a", a)])), ["/a cpu.weight=50", "/a forget cpu.weight.nice"]);
+}
+
+#[test]
+fn a_missing_disk_lifts_no_other_limit() {
+    let now = [("io.max", "8:0 rbps=5 wbps=max riops=max wiops=max\n8:16 rbps=7 wbps=max riops=max wiops=max")];
+    let a = ours(&now, &[("io.max", "8:0 rbps=5\n8:16 rbps=7")]);
+    let document = r#"{"groups": {"a": {"knobs": {"io.max": {"8:0": {"rbps": 5}, "/dev/gone": {"rbps": 7}}}}}}"#;
+    let plan = run(document, &standing(&[("/a", a)]), &Policy::default());
+    assert!(plan.is_empty(), "{:?}", lines(&plan));
+    assert!(plan.notes.iter().any(|n| n.text.contains("/dev/gone")));
+}
+
+#[test]
+fn the_line_for_all_disks_goes_back_to_its_default() {
+    let a = ours(&[("io.weight", "default 50\n8:0 200")], &[("io.weight", "default 50\n8:0 200")]);
+    let document = r#"{"groups": {"a": {"knobs": {"io.weight": {"8:0": 200}}}}}"#;
+    assert_eq!(plain(document, &standing(&[("/a", a)])), ["/a io.weight=default 100;8:0 200"]);
+}
+
+#[test]
+fn knobs_of_controllers_that_the_document_leaves_out_are_left_out() {
+    let document = r#"{"controllers": ["cpu"], "groups": {"a": {"knobs": {"memory.max": "1G", "cpu.weight": 5}}}}"#;
+    assert_eq!(plain(document, &standing(&[])), ["/a +", "/a cpu.weight=5"]);
+}
+
+#[test]
+fn what_failed_half_way_is_still_undone() {
+    let mut a = ours(&[("io.max", "8:16 rbps=7 wbps=max riops=max wiops=max")], &[]);
+    if let Marked::Ours(mark) = &mut a.mark {
+        let set = Set { want: "8:0 rbps=5".into(), kept: None, before: Some("8:16 rbps=7".into()) };
+        mark.files.insert("io.max".into(), set);
+    }
+    let document = r#"{"groups": {"a": {"knobs": {"io.max": {"8:0": {"rbps": 5}}}}}}"#;
+    assert_eq!(plain(document, &standing(&[("/a", a)])), ["/a io.max=8:0 rbps=5;8:16 rbps=max"]);
+}
+
+#[test]
+fn the_tree_may_grow_before_it_does() {
+    let a = ours(
+        &[("cgroup.max.descendants", "1"), ("cgroup.subtree_control", "misc cpu")],
+        &[("cgroup.max.descendants", "1")],
+    );
+    let document =
+        r#"{"controllers": ["cpu"], "groups": {"a": {"knobs": {"cgroup.max.descendants": 9}, "groups": {"b": {}}}}}"#;
+    let tree = standing(&[("/a", a), ("/a/_tasks", ours(&[], &[]))]);
+    assert_eq!(plain(document, &tree), ["/a cgroup.max.descendants=9", "/a/b +"]);
 }
