@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use crate::actual::Version;
 use crate::desired::{Desired, Form, Group};
 use crate::ids::{Controller, ControllerSet, GroupPath, MAX_DEPTH, check_name};
-use crate::knobs::{Side, find};
+use crate::knobs::{Side, find, parse_value};
 use crate::plan::is_others;
 
 /// One hierarchy as it is found: each group's files with their text, the parent as `/`.
@@ -49,7 +49,9 @@ pub fn from_host(found: &[Surveyed], page: u64) -> (Desired, Vec<String>) {
             group.controllers = group.controllers.union(hierarchy.controllers);
             let above = path.up().and_then(|up| hierarchy.groups.get(&up));
             for (file, text) in files {
-                settle(group, hierarchy.version, file, text, above, page);
+                if let Err(note) = settle(group, hierarchy.version, file, text, above, page) {
+                    notes.push(format!("{path}: {note}"));
+                }
             }
         }
     }
@@ -103,10 +105,10 @@ fn settle(
     text: &str,
     above: Option<&BTreeMap<String, String>>,
     page: u64,
-) {
+) -> Result<(), String> {
     // Two of v1's device files are written only; the third shows what they made.
     let name = if file == "devices.list" { "devices.allow" } else { file };
-    let Some(knob) = find(name) else { return };
+    let Some(knob) = find(name) else { return Ok(()) };
     let native = match version {
         Version::V1 => knob.v1,
         Version::V2 => knob.v2,
@@ -117,15 +119,19 @@ fn settle(
         || (matches!(file, "cpu.weight" | "cpu.shares") && group.knobs.contains_key("cpu.idle"));
     let parents = above.and_then(|files| files.get(file)).map(String::as_str);
     if !own || alias || knob.is_default(version, text, parents, page) {
-        return;
+        return Ok(());
     }
     if let Some(value) = knob.read(text) {
+        // The kernel may show what a document may not say (a limit of 0, an odd weight).
+        parse_value(knob.kind, &value.to_json(knob.kind))
+            .map_err(|allowed| format!("{name} is {:?} now, which is left out; allowed is {allowed}", text.trim()))?;
         if file == "cpu.idle" {
             group.knobs.remove("cpu.weight");
             group.knobs.remove("cpu.shares");
         }
         group.knobs.insert(knob.name, value);
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -39,7 +39,12 @@ impl Knob {
             }
             Kind::Weight { .. } => keyed(text, &[""])?,
             Kind::PerDisk(fields) | Kind::PerName(fields) => {
-                keyed(text, &fields.iter().map(|f| f.name).collect::<Vec<_>>())?
+                let mut lines = keyed(text, &fields.iter().map(|f| f.name).collect::<Vec<_>>())?;
+                // The weight for all disks, shown among those of single ones, has a knob of its own.
+                if let Value::Keyed(lines) = &mut lines {
+                    lines.remove(DEFAULT);
+                }
+                lines
             }
             Kind::Rules => {
                 let rules: Vec<_> = text.lines().filter_map(|l| l.parse().ok()).collect();
@@ -102,6 +107,7 @@ mod tests {
             ("io.weight", "default 50\n8:0 200", r#"{"8:0":200,"default":50}"#),
             ("blkio.bfq.weight", "50", "50"),
             ("blkio.throttle.read_bps_device", "8:0 1048576", r#"{"8:0":1048576}"#),
+            ("blkio.bfq.weight_device", "default 100\n8:0 200", r#"{"8:0":200}"#),
             ("net_prio.ifpriomap", "lo 0\neth0 5", r#"{"eth0":5}"#),
             ("devices.list", "c 1:3 rwm\nb 8:* r", r#"["c 1:3 rwm","b 8:* r"]"#),
             ("cpu.uclamp.max", "50.00", "\"50%\""),
