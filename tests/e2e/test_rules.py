@@ -105,3 +105,17 @@ def test_wrong_rules_are_refused(node):
         node.configure()
         node.config.write_text(node.config.read_text() + f"[[tasks.rules]]\n{rule}\n")
         assert said in node.run("plan", check=78).stderr
+
+
+def test_a_process_with_mounts_of_its_own_does_not_pass_for_another_program(node, processes, tmp_path):
+    program, start = sleepers(processes, tmp_path)
+    honest = start()
+    other = tmp_path / "other"
+    shutil.copy("/bin/sleep", other)
+    forger = processes("unshare", "--mount", "sh", "-c", f"mount --bind {other} {program} && exec {program} 600")
+    # It shows the same path.
+    eventually(lambda: os.readlink(f"/proc/{forger.pid}/exe") == program)
+    node.write_tree({"groups": {"a": {"processes": [{"exe": program}]}}})
+    node.start()
+    eventually(lambda: where(node, honest) == "/a")
+    assert never(lambda: place(forger.pid).startswith(node.parent))

@@ -36,7 +36,7 @@ pub struct Move {
 /// Where named processes came from, so that their children can still be told from a container's after the move.
 #[derive(Debug, Default)]
 pub struct Origins {
-    shelters: HashMap<(i32, u64, String), Option<GroupPath>>,
+    shelters: HashMap<(i32, String), (u64, Option<GroupPath>)>,
     /// The systemd units that moved processes left, and for which group.
     units: BTreeMap<(i32, u64), (String, GroupPath)>,
 }
@@ -65,7 +65,7 @@ impl Origins {
     /// Drops processes that no longer run.
     pub fn retain(&mut self, processes: &cgrove_core::placement::Processes) {
         let runs = |pid: &i32, start: &u64| processes.get(pid).is_some_and(|p| p.start == *start);
-        self.shelters.retain(|(pid, start, _), _| runs(pid, start));
+        self.shelters.retain(|(pid, _), (start, _)| runs(pid, start));
         self.units.retain(|(pid, start), _| runs(pid, start));
     }
 }
@@ -147,14 +147,15 @@ impl Check<'_> {
                 out.in_place += 1;
                 continue;
             };
-            let key = |pid, start| (pid, start, self.mount.label.clone());
+            let key = |pid| (pid, self.mount.label.clone());
             let now = self.shelter(&from);
             if target.by_pid {
-                origins.shelters.entry(key(process.pid, process.start)).or_insert(now);
+                let known = origins.shelters.get(&key(process.pid)).is_some_and(|(start, _)| *start == process.start);
+                if !known {
+                    origins.shelters.insert(key(process.pid), (process.start, now));
+                }
             } else if let Some(shelter) = now
-                && !origins.shelters.iter().any(|((pid, _, label), origin)| {
-                    *pid == target.named && *label == self.mount.label && *origin == Some(shelter.clone())
-                })
+                && origins.shelters.get(&key(target.named)).and_then(|(_, origin)| origin.as_ref()) != Some(&shelter)
             {
                 out.left_alone.push(format!(
                     "pid {} stays in {from} ({}): {shelter} is protected",

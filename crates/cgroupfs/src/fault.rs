@@ -53,7 +53,9 @@ impl Fault {
 fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
     let file = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     match (op, errno, file) {
-        (_, Errno::EPERM, "devices.allow" | "devices.deny") => "the group above does not allow this device",
+        (_, Errno::EPERM, "devices.allow" | "devices.deny") => {
+            "the group above does not allow this device, or cgrove runs without CAP_SYS_ADMIN (docs/service.md)"
+        }
         (_, Errno::EINVAL, "devices.allow" | "devices.deny") => {
             "the kernel changes the device rules of a group only while it has no groups below"
         }

@@ -51,6 +51,14 @@ impl Lock {
     }
 }
 
+/// The daemon that holds the parent, if another process does.
+pub fn daemon(host: &Host, parents: &Parents) -> Option<i32> {
+    host.mounts.iter().find_map(|mount| {
+        let dir = Tree::new(mount, parents).dir(&GroupPath::root());
+        holder(&dir, std::fs::metadata(&dir).ok()?.ino())
+    })
+}
+
 fn take(dir: &Path, kind: FlockArg) -> Result<(u64, Flock<File>), LockError> {
     let file = File::open(dir).map_err(|e| Fault::new("open", dir, &e))?;
     let inode = file.metadata().map_err(|e| Fault::new("stat", dir, &e))?.ino();

@@ -37,9 +37,7 @@ fn traits_of(dir: &Path, needs: Needs) -> Traits {
         out.uid = std::fs::metadata(dir).map_or(u32::MAX, |m| m.uid());
     }
     if needs.exe {
-        let exe = std::fs::read_link(dir.join("exe")).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
-        // A program that was replaced while it runs is still that program.
-        out.exe = exe.strip_suffix(" (deleted)").unwrap_or(&exe).to_owned();
+        out.exe = program(dir).unwrap_or_default();
     }
     if needs.cmdline {
         let mut text = Vec::new();
@@ -49,6 +47,19 @@ fn traits_of(dir: &Path, needs: Needs) -> Traits {
         out.cmdline = words.collect::<Vec<_>>().join(" ");
     }
     out
+}
+
+/// The program's path as this host knows it. A process with mounts of its own may call any file anything: its path
+/// counts only if it is the very file that stands there, or, when that was replaced, if the mounts are init's.
+fn program(dir: &Path) -> Option<String> {
+    let link = dir.join("exe");
+    let shown = std::fs::read_link(&link).ok()?.to_string_lossy().into_owned();
+    if let Some(path) = shown.strip_suffix(" (deleted)") {
+        let mounts = |proc: &Path| std::fs::read_link(proc.join("ns/mnt")).ok();
+        return (mounts(dir)? == mounts(&proc_dir(1))?).then(|| path.to_owned());
+    }
+    let (real, named) = (std::fs::metadata(&link).ok()?, std::fs::metadata(&shown).ok()?);
+    ((real.dev(), real.ino()) == (named.dev(), named.ino())).then_some(shown)
 }
 
 /// One process, if it still runs (zombies do not: nothing of them can be moved).

@@ -35,6 +35,7 @@ pub fn survey(host: &Host, parents: &Parents) -> Vec<Surveyed> {
         }
         out.push(Surveyed {
             label: mount.label.clone(),
+            at_root: tree.parent.is_root(),
             version: mount.version,
             controllers: mount.controllers,
             groups,

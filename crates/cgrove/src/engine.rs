@@ -20,6 +20,7 @@ use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, covers, plan};
 
 use crate::approvals;
 use crate::config::Config;
+use crate::pulse::Pulse;
 use crate::tasks::{Subject, Synced};
 
 /// What holds between rounds.
@@ -31,6 +32,8 @@ pub(crate) struct Engine {
     approved: BTreeSet<Removal>,
     /// Declared groups that belong to others, as the last plan found them.
     refused: Vec<Removal>,
+    /// Beats with each action.
+    pub(crate) pulse: Option<Pulse>,
 }
 
 /// What a round did.
@@ -58,7 +61,14 @@ impl Engine {
         let host = Host::discover(&config.cgroup.dir)?;
         let mut lock = lock::Lock::default();
         lock.acquire(&host, config.parents())?;
-        Ok(Self { config, lock, origins: Origins::default(), approved: BTreeSet::new(), refused: Vec::new() })
+        Ok(Self {
+            config,
+            lock,
+            origins: Origins::default(),
+            approved: BTreeSet::new(),
+            refused: Vec::new(),
+            pulse: None,
+        })
     }
 
     /// Goes on with another configuration, keeping the lock where the parent is the same.
@@ -89,6 +99,7 @@ impl Engine {
         let mut outcomes = made;
         let is_removal = |a: &&Action| a.op == Op::Remove;
         for action in plan.due().filter(|a| !is_removal(a)) {
+            self.beat();
             outcomes.push((action.clone(), apply.run(action)));
             if action.op == Op::Create && action.group.is_root() {
                 // A parent that was just made is ours from now on.
@@ -101,6 +112,7 @@ impl Engine {
         let tasks = subject.sync(&mut self.origins);
         let mut removed = false;
         for action in plan.due().filter(is_removal) {
+            self.beat();
             let outcome = apply.run(action);
             if !matches!(outcome, Outcome::Failed { .. }) {
                 self.approved.remove(&(action.hierarchy.clone(), action.group.clone()));
@@ -121,6 +133,12 @@ impl Engine {
         plan.actions.splice(0..0, prepared);
         let directories = directories(&config, &host, desired);
         Ok(Round { plan, outcomes, tasks, faults, directories })
+    }
+
+    fn beat(&self) {
+        if let Some(pulse) = &self.pulse {
+            pulse.beat();
+        }
     }
 
     /// Only the processes.

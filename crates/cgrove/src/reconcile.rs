@@ -1,10 +1,12 @@
 //! When to reconcile. One at a time; the latest document wins; nobody waits for it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cgrove_cgroupfs::Fault;
 use cgrove_cgroupfs::apply::Outcome;
+use cgrove_cgroupfs::attach::Move;
 use cgrove_cgroupfs::lock::LockError;
 use cgrove_cgroupfs::watch::Watch;
 use cgrove_core::plan::{Action, Op};
@@ -30,8 +32,10 @@ const PID_FILES_CALM: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_secs(5);
 /// With nothing to do the loop shows this often that it is alive.
 const QUIET: Duration = Duration::from_secs(5);
-/// No round takes longer: removals have a deadline, and the rest is thousands of groups a second.
-const LONGEST: Duration = Duration::from_secs(120);
+/// No single action takes longer, not even a memory limit that makes the kernel reclaim to a slow disk.
+const LONGEST: Duration = Duration::from_secs(600);
+/// Longest lists in status, and most new lines in the log at a time.
+const MOST_LINES: usize = 100;
 /// Failed actions are tried again after these seconds, the last one for good.
 const RETRY: [u64; 6] = [1, 2, 5, 10, 30, 60];
 
@@ -70,6 +74,8 @@ pub(crate) struct Reconciler {
     failed_rounds: usize,
     known_failures: Vec<Failure>,
     known_units: Vec<String>,
+    /// Moves that were refused at the last look, by pid, start time and error.
+    known_refusals: HashSet<(i32, u64, i32)>,
     pulse: Pulse,
 }
 
@@ -78,8 +84,10 @@ impl Reconciler {
         config: Arc<Config>,
         board: Arc<Board>,
         document: watch::Receiver<Option<Arc<Document>>>,
-        engine: Engine,
+        mut engine: Engine,
     ) -> Self {
+        let pulse = board.pulses.of("reconciler", LONGEST);
+        engine.pulse = Some(pulse.clone());
         let now = Instant::now();
         let _ = last_good::make_dir(&approvals::dir(&config.tree.state_dir));
         let mut approved = DirWatch::new().ok();
@@ -104,7 +112,8 @@ impl Reconciler {
             failed_rounds: 0,
             known_failures: Vec::new(),
             known_units: Vec::new(),
-            pulse: board.pulses.of("reconciler", LONGEST),
+            known_refusals: HashSet::new(),
+            pulse,
             config,
             board,
             document,
@@ -305,9 +314,12 @@ impl Reconciler {
         let mut problems = look.problems.clone();
         problems
             .extend(synced.faults.iter().map(|(step, fault)| format!("pid {} to {}: {fault}", step.pid, step.group)));
-        for (step, fault) in &synced.faults {
+        let refused = |(step, fault): &(Move, Fault)| (step.pid, step.start, fault.code);
+        for pair in synced.faults.iter().filter(|pair| !self.known_refusals.contains(&refused(pair))).take(MOST_LINES) {
+            let (step, fault) = pair;
             warn!(group = step.group.as_str(), errno = fault.code, "{fault}");
         }
+        self.known_refusals = synced.faults.iter().map(refused).collect();
         for line in synced.left_units.iter().filter(|l| !self.known_units.contains(l)) {
             warn!("{line}");
         }
@@ -322,11 +334,21 @@ impl Reconciler {
             t.groups = tasks::counts(&look.placement).map(|(path, n)| (path.to_string(), n)).collect();
             t.processes = t.groups.values().sum();
             t.moved_total += synced.moved as u64;
-            t.problems = problems;
-            t.left_alone.clone_from(&look.misplaced.left_alone);
+            t.problems = shortened(problems);
+            t.left_alone = shortened(look.misplaced.left_alone.clone());
             t.left_units.clone_from(&synced.left_units);
         });
     }
+}
+
+/// A list for people; thousands of lines help nobody.
+fn shortened(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(MOST_LINES);
+    if more > 0 {
+        lines.truncate(MOST_LINES);
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 /// Runs on a thread that may block. A panic in there is a bug; it ends the daemon, which systemd starts again.

@@ -69,10 +69,13 @@ pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
             }
         };
         info!("reloading");
+        let redis = daemon.redis.clone();
+        let mut finish = std::pin::pin!(daemon.finish());
         let old = tokio::select! {
-            engine = daemon.finish() => engine?,
-            _ = term.recv() => return Ok(()),
-            _ = int.recv() => return Ok(()),
+            engine = &mut finish => engine?,
+            _ = async { tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} } } => {
+                return wind_up(finish, redis).await;
+            }
         };
         ring.resize(new.usage.keep, new.usage.memory);
         let engine = in_thread({
@@ -220,17 +223,22 @@ impl Daemon {
 
     /// Ends everything; the groups stay as they are.
     async fn stop(self) -> Result<(), Exit> {
-        service::stopping();
         let redis = self.redis.clone();
-        if tokio::time::timeout(Duration::from_secs(20), self.finish()).await.is_err() {
-            warn!("a reconcile did not end in time");
-        }
-        if let Some(redis) = redis {
-            let _ = tokio::time::timeout(Duration::from_secs(1), redis.release()).await;
-        }
-        info!("stopped; the groups stay");
-        Ok(())
+        wind_up(self.finish(), redis).await
     }
+}
+
+/// Waits for the last reconcile, within reason, and gives the prefix in Redis up.
+async fn wind_up(finish: impl Future<Output = Result<Engine, Exit>>, redis: Option<Redis>) -> Result<(), Exit> {
+    service::stopping();
+    if tokio::time::timeout(Duration::from_secs(20), finish).await.is_err() {
+        warn!("a reconcile did not end in time");
+    }
+    if let Some(redis) = redis {
+        let _ = tokio::time::timeout(Duration::from_secs(1), redis.release()).await;
+    }
+    info!("stopped; the groups stay");
+    Ok(())
 }
 
 /// The sampler measures what is in force.

@@ -73,7 +73,7 @@ pub(crate) async fn run(board: Arc<Board>) {
             known.clone_from(&stalled);
         }
         let line = if stalled.is_empty() {
-            status_line(&board.snapshot())
+            board.update(|status| status_line(status))
         } else {
             format!("no progress: {}", known.join(", "))
         };

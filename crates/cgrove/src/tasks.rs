@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cgrove_cgroupfs::attach::{self, Misplaced, Move, Origins, Scene};
 use cgrove_cgroupfs::host::Host;
+use cgrove_cgroupfs::lock::daemon;
 use cgrove_cgroupfs::{Fault, pidfile, procs};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
@@ -83,27 +84,46 @@ impl Subject<'_> {
             out.rules.push(Rule { group, criteria: criteria.clone(), source });
         }
         out.needs = Needs::of(out.rules.iter().map(|r| &r.criteria));
+        // Not to know who a name means is another thing than nobody: then no rule moves anybody this time.
+        let mut unknown = false;
         let units = out.rules.iter().filter_map(|r| r.criteria.unit_glob()).collect();
         match units::pids(&units) {
-            Ok(units) => out.known.units = units,
-            Err(why) => out.problems.push(why),
+            Ok((units, problems)) => {
+                out.problems.extend(problems);
+                let started = |pid: i32| Some((pid, procs::read(pid)?.start));
+                let named =
+                    units.into_iter().map(|(name, pids)| (name, pids.into_iter().filter_map(started).collect()));
+                out.known.units = named.collect();
+            }
+            Err(why) => {
+                unknown = true;
+                out.problems.push(format!("{why}: no rule is followed this time"));
+            }
         }
-        for user in out.rules.iter().filter_map(|r| r.criteria.user.as_ref()).filter(|u| u.parse::<u32>().is_err()) {
+        let users: BTreeSet<&String> = out.rules.iter().filter_map(|r| r.criteria.user.as_ref()).collect();
+        for user in users.into_iter().filter(|u| u.parse::<u32>().is_err()) {
             match nix::unistd::User::from_name(user) {
                 Ok(Some(found)) => {
                     out.known.users.insert(user.clone(), found.uid.as_raw());
                 }
-                _ => out.problems.push(format!("user {user:?} does not exist here; its rules match nothing")),
+                Ok(None) => out.problems.push(format!("user {user:?} does not exist here; its rules match nothing")),
+                Err(e) => {
+                    unknown = true;
+                    out.problems.push(format!("user {user:?}: {e}: no rule is followed this time"));
+                }
             }
         }
         let files: BTreeSet<_> = out.rules.iter().filter_map(|r| r.criteria.ancestor_pid_file.clone()).collect();
         for file in files {
             match pidfile::read(Path::new(&file), self.config.tasks.follow_symlinks) {
-                Ok((pid, _)) => {
-                    out.known.pid_files.insert(file, pid);
+                Ok(process) => {
+                    out.known.pid_files.insert(file, process);
                 }
                 Err(why) => out.problems.push(format!("{file}: {why}")),
             }
+        }
+        if unknown {
+            out.rules.clear();
         }
         out
     }
@@ -124,13 +144,14 @@ impl Subject<'_> {
         problems.extend(sources.problems.iter().cloned());
         let (processes, traits) = procs::scan(sources.needs);
         origins.retain(&processes);
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
         let census = Census {
             claims: &claims,
             rules: &sources.rules,
             known: &sources.known,
             processes: &processes,
             traits: &traits,
-            daemon: i32::try_from(std::process::id()).unwrap_or(0),
+            daemons: [own, daemon(self.host, self.config.parents()).unwrap_or(own)],
         };
         let mut placement = census.place();
         let reasons = pids.iter().map(|pid| census.why(*pid)).collect();
@@ -154,9 +175,10 @@ impl Subject<'_> {
         let sources = self.sources();
         loop {
             let look = self.look(&sources, origins);
-            let same = |f: &Move, m: &Move| (f.pid, f.start, &f.hierarchy) == (m.pid, m.start, &m.hierarchy);
-            let refused = |m: &Move| faults.iter().any(|(f, _)| same(f, m));
-            let moves: Vec<Move> = look.misplaced.moves.iter().filter(|m| !refused(m)).cloned().collect();
+            let key = |m: &Move| (m.pid, m.start, m.hierarchy.clone());
+            let refused: BTreeSet<_> = faults.iter().map(|(m, _)| key(m)).collect();
+            let moves = look.misplaced.moves.iter().filter(|m| !refused.contains(&key(m)));
+            let moves: Vec<Move> = moves.cloned().collect();
             pass += 1;
             if moves.is_empty() || pass > PASSES {
                 return Synced { look, moved: moved.len(), faults, left_units: origins.units() };

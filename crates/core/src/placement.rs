@@ -93,8 +93,8 @@ pub struct Census<'a> {
     pub known: &'a Known,
     pub processes: &'a Processes,
     pub traits: &'a AllTraits,
-    /// Never moved.
-    pub daemon: i32,
+    /// Never moved: this process, and the daemon if that is another one.
+    pub daemons: [i32; 2],
 }
 
 impl<'a> Census<'a> {
@@ -149,7 +149,7 @@ impl<'a> Census<'a> {
     }
 
     fn movable(&self, process: &Process) -> bool {
-        !process.kernel && process.pid != self.daemon && process.pid > 1
+        !process.kernel && !self.daemons.contains(&process.pid) && process.pid > 1
     }
 
     /// Every process that a pid file or a rule names by itself.
@@ -194,7 +194,7 @@ impl<'a> Census<'a> {
 
     fn refusal(&self, claim: &Claim) -> Option<&'static str> {
         match self.processes.get(&claim.pid) {
-            _ if claim.pid == self.daemon => Some("is the daemon itself"),
+            _ if self.daemons.contains(&claim.pid) => Some("is the daemon itself"),
             None => Some("does not run"),
             Some(p) if p.kernel => Some("is a kernel thread"),
             Some(p) if p.start != claim.start => Some("belongs to another process by now"),
@@ -209,9 +209,9 @@ struct Matcher<'a> {
     uid: Option<Option<u32>>,
     exe: Option<glob::Pattern>,
     cmdline: Option<glob::Pattern>,
-    pids: Option<Vec<i32>>,
+    pids: Option<Vec<(i32, u64)>>,
     /// The process below which it looks; `Some(None)` when its pid file names none.
-    below: Option<Option<i32>>,
+    below: Option<Option<(i32, u64)>>,
 }
 
 impl<'a> Matcher<'a> {
@@ -235,7 +235,7 @@ impl<'a> Matcher<'a> {
 
     fn matches(&self, process: &Process, traits: &Traits, processes: &Processes) -> bool {
         self.uid.is_none_or(|uid| uid == Some(traits.uid))
-            && self.pids.as_ref().is_none_or(|pids| pids.contains(&process.pid))
+            && self.pids.as_ref().is_none_or(|pids| pids.contains(&(process.pid, process.start)))
             && self.exe.as_ref().is_none_or(|exe| exe.matches(&traits.exe))
             && self.cmdline.as_ref().is_none_or(|line| line.matches(&traits.cmdline))
             && self.below.is_none_or(|top| top.is_some_and(|top| descends(process, top, processes)))
@@ -243,9 +243,9 @@ impl<'a> Matcher<'a> {
 }
 
 /// Is `top` above the process? Bounded, because a torn pass may have circles.
-fn descends(process: &Process, top: i32, processes: &Processes) -> bool {
+fn descends(process: &Process, top: (i32, u64), processes: &Processes) -> bool {
     let up = std::iter::successors(Some(process), |p| processes.get(&p.parent));
-    up.skip(1).take(256).any(|p| p.pid == top)
+    up.skip(1).take(256).any(|p| (p.pid, p.start) == top)
 }
 
 /// The nearest named process at or above `pid`. Parents that vanish mid-pass end the search.
@@ -318,7 +318,7 @@ mod tests {
         traits: &'a AllTraits,
         daemon: i32,
     ) -> Census<'a> {
-        Census { claims, rules, known, processes, traits, daemon }
+        Census { claims, rules, known, processes, traits, daemons: [daemon, daemon] }
     }
 
     fn rule(group: &str, json: &str) -> Rule {
@@ -343,8 +343,8 @@ mod tests {
         .into();
         let known = Known {
             users: [("www".to_owned(), 33)].into(),
-            units: [("main.service".to_owned(), vec![40])].into(),
-            pid_files: [("/run/top.pid".to_owned(), 20)].into(),
+            units: [("main.service".to_owned(), vec![(40, 1)])].into(),
+            pid_files: [("/run/top.pid".to_owned(), (20, 1))].into(),
         };
         let rules = [
             rule("ignore", r#"{"exe": "*/backup"}"#),

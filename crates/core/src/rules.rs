@@ -70,8 +70,8 @@ impl Criteria {
         let unit_names = |u: &String| {
             u.chars().all(|c| c.is_ascii_alphanumeric() || "_.@:-\\*?[]!".contains(c)) && !u.starts_with('-')
         };
-        if !self.unit.as_ref().is_none_or(unit_names) {
-            return Err("unit: a systemd unit's name or glob, as in \"nginx.service\" or \"qemu-*.service\"".into());
+        if !self.unit.as_ref().is_none_or(unit_names) || self.unit.as_ref().is_some_and(|u| u.contains("@.")) {
+            return Err("unit: a systemd unit's name or glob, as in \"nginx.service\" or \"getty@*.service\"".into());
         }
         if self.exe.as_ref().is_some_and(|e| !e.starts_with(['/', '*'])) {
             return Err("exe: an absolute path or glob, as in \"/usr/sbin/nginx\" or \"*/java\"".into());
@@ -85,7 +85,10 @@ impl Criteria {
     /// The glob for unit names; like systemctl, a bare name means a service.
     pub fn unit_glob(&self) -> Option<String> {
         let name = self.unit.as_ref()?;
-        Some(if name.contains(['.', '*', '?', '[']) { name.clone() } else { format!("{name}.service") })
+        const KINDS: [&str; 11] =
+            ["service", "scope", "socket", "slice", "mount", "automount", "swap", "target", "timer", "path", "device"];
+        let named = name.rsplit_once('.').is_some_and(|(_, kind)| KINDS.contains(&kind));
+        Some(if named || name.contains(['*', '?', '[']) { name.clone() } else { format!("{name}.service") })
     }
 
     /// For people: `user "www", exe "/usr/*"`.
@@ -141,10 +144,10 @@ impl Needs {
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     pub users: BTreeMap<String, u32>,
-    /// Main and control pids by unit name.
-    pub units: BTreeMap<String, Vec<i32>>,
-    /// The process that each pid file names.
-    pub pid_files: BTreeMap<String, i32>,
+    /// Main and control processes by unit name, with their start times.
+    pub units: BTreeMap<String, Vec<(i32, u64)>>,
+    /// The process that each pid file names, with its start time.
+    pub pid_files: BTreeMap<String, (i32, u64)>,
 }
 
 #[cfg(test)]

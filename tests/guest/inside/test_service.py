@@ -112,6 +112,8 @@ def test_it_makes_the_tree_and_says_so(sleeper):
     assert shares("/keep") == 500 and shares("/b/b1") == 200
     eventually(lambda: place(sleeper.pid) == f"{PARENT}/keep")
     eventually(lambda: "3 groups" in show("StatusText"))
+    # Programs in a group may look up their limits there.
+    assert pathlib.Path(f"{kit.MOUNTS['cpu']}{PARENT}/keep").stat().st_mode & 0o777 == 0o755
     if kit.V2:
         # Every controller is handed down by our own parent, so that systemd cannot take it away.
         have = set(pathlib.Path("/sys/fs/cgroup/cgrove/cgroup.subtree_control").read_text().split())
@@ -187,6 +189,11 @@ def test_the_watchdog_ends_a_daemon_that_hangs(sleeper):
     eventually(ready)
 
 
+def disk():
+    """A whole disk by its path, which the hardened unit has to resolve."""
+    return "/dev/" + next(d.name for d in pathlib.Path("/sys/block").glob("nvme*"))
+
+
 def unit(name, *settings, command="/bin/sleep 1000"):
     path = pathlib.Path(f"/run/systemd/system/{name}.service")
     path.write_text("\n".join(["[Service]", f"ExecStart={command}", *settings]) + "\n")
@@ -196,10 +203,13 @@ def unit(name, *settings, command="/bin/sleep 1000"):
 
 def test_other_units_do_not_take_controllers_away(sleeper):
     """systemd rewrites the root's subtree_control when units with limits come and go."""
-    TREE.write_text(json.dumps({"groups": {"keep": {"knobs": {"cpu.shares": 500, "memory.max": "64M", "io.weight": 77, "pids.max": 50, "cpuset.cpus": "0"}},
+    TREE.write_text(json.dumps({"groups": {"keep": {"knobs": {"cpu.shares": 500, "memory.max": "64M", "io.weight": 77, "pids.max": 50, "cpuset.cpus": "0",
+                                                              "io.max": {disk(): {"rbps": "1G"}}}},
                                            "b": {"groups": {"b1": {"knobs": {"cpu.shares": 200}}}}}}))
     limit = ("memory", "memory.max") if kit.V2 else ("memory", "memory.limit_in_bytes")
     read = lambda: pathlib.Path(f"{kit.MOUNTS[limit[0]]}{PARENT}/keep/{limit[1]}").read_text().strip()
+    rates = pathlib.Path(f"{kit.MOUNTS['blkio']}{PARENT}/keep/{'io.max' if kit.V2 else 'blkio.throttle.read_bps_device'}")
+    eventually(lambda: str(1 << 30) in rates.read_text())
     eventually(lambda: read() == str(64 << 20) and shares("/keep") == 500)
     for i in range(3):
         unit("limited", "CPUWeight=50", "IOWeight=50", "AllowedCPUs=0", "MemoryMax=50M", "TasksMax=20")

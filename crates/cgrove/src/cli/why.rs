@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 
 use cgrove_cgroupfs::attach::Origins;
+use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::paths;
+use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Approval, plan};
 use serde_json::json;
 
 use super::args::Args;
 use super::document;
+use crate::config::Config;
 use crate::engine;
 use crate::exit::Exit;
 use crate::tasks::Subject;
@@ -35,10 +38,10 @@ pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
         let state = match &group {
             None => "it stays where it is".to_owned(),
             Some(_) if !alone.is_empty() => "it is left alone".to_owned(),
-            Some(_) if moves.is_empty() => "it is in place".to_owned(),
-            Some(_) => {
+            Some(_) if !moves.is_empty() => {
                 format!("it is to be moved in {}", moves.iter().map(|h| h.as_str()).collect::<Vec<_>>().join(", "))
             }
+            Some(group) => settled(&config, &host, &desired, group, &text, &refused),
         };
         let name = std::fs::read_to_string(paths::proc_dir(*pid).join("comm")).unwrap_or_default();
         if args.global.json() {
@@ -59,4 +62,30 @@ pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
         term::out(&serde_json::Value::from(report).to_string());
     }
     Ok(0)
+}
+
+/// Nothing is to be moved: because it is there, or because it cannot be.
+fn settled(
+    config: &Config,
+    host: &Host,
+    desired: &Desired,
+    group: &GroupPath,
+    cgroups: &str,
+    refused: &dyn Fn(&str, &GroupPath) -> bool,
+) -> String {
+    let controllers = desired.groups.get(group).map(|g| g.controllers).unwrap_or_default();
+    for mount in host.with(controllers) {
+        let tree = paths::Tree::new(mount, config.parents());
+        if refused(&mount.label, group) {
+            return format!("that group is refused in {}; `cgrove plan` says why", mount.label);
+        }
+        if !tree.dir(group).is_dir() {
+            return format!("that group is not there yet in {}", mount.label);
+        }
+        let place = paths::cgroup_of(cgroups, &mount.label).and_then(|p| tree.group_of(&p));
+        if !place.is_some_and(|p| p == *group || p.is_below(group)) {
+            return format!("it is not in its group in {}", mount.label);
+        }
+    }
+    "it is in place".into()
 }

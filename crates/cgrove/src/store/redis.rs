@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::ring::Ring;
 use crate::config::Config;
+use crate::pulse::Pulse;
 use crate::status::{Board, now};
 
 /// Redis is tried again this often; the design promises at most 2 s.
@@ -167,10 +168,10 @@ impl Redis {
 /// Writes every slot of the ring, for as long as the process runs.
 pub(crate) async fn run(redis: Redis, ring: Arc<Ring>, board: Arc<Board>) {
     let mut follow = ring.follow();
-    let mut writer = Writer { redis, ring, board, connected: false, next_claim: Instant::now(), conflict: None };
-    let pulse = writer.board.pulses.of("redis", Duration::from_secs(60));
+    let pulse = board.pulses.of("redis", Duration::from_secs(60));
+    let mut writer = Writer { redis, ring, board, connected: false, next_claim: Instant::now(), conflict: None, pulse };
     loop {
-        pulse.beat();
+        writer.pulse.beat();
         match writer.turn().await {
             Ok(()) => {
                 let _ = tokio::time::timeout(Duration::from_secs(5), follow.changed()).await;
@@ -191,6 +192,7 @@ struct Writer {
     next_claim: Instant,
     /// The other node that has our prefix.
     conflict: Option<String>,
+    pulse: Pulse,
 }
 
 impl Writer {
@@ -214,6 +216,8 @@ impl Writer {
         }
         self.notice_losses().await?;
         loop {
+            // After a long outage there is much to write; each batch is progress.
+            self.pulse.beat();
             let batch = self.ring.unwritten(BATCH, BATCH_BYTES);
             if batch.is_empty() {
                 break;

@@ -7,13 +7,15 @@ use indexmap::IndexMap;
 use crate::actual::Version;
 use crate::desired::{Desired, Form, Group};
 use crate::ids::{Controller, ControllerSet, GroupPath, MAX_DEPTH, check_name};
-use crate::knobs::{Side, find, parse_value};
+use crate::knobs::{DeviceRule, Side, Value, find, parse_value};
 use crate::plan::is_others;
 
 /// One hierarchy as it is found: each group's files with their text, the parent as `/`.
 #[derive(Debug)]
 pub struct Surveyed {
     pub label: String,
+    /// The parent is the hierarchy's root, where other managers' groups are too.
+    pub at_root: bool,
     pub version: Version,
     pub controllers: ControllerSet,
     pub groups: BTreeMap<GroupPath, BTreeMap<String, String>>,
@@ -30,7 +32,7 @@ pub fn from_host(found: &[Surveyed], page: u64) -> (Desired, Vec<String>) {
             if left_out.iter().any(|out| path.is_below(out) || path == out) {
                 continue;
             }
-            if path.depth() == 1 && is_others(path.name()) {
+            if hierarchy.at_root && path.depth() == 1 && is_others(path.name()) {
                 others.insert(path.to_string());
                 left_out.push(path.clone());
                 continue;
@@ -106,6 +108,11 @@ fn settle(
     above: Option<&BTreeMap<String, String>>,
     page: u64,
 ) -> Result<(), String> {
+    // Nothing is allowed: a list of nothing is written the other way round.
+    if file == "devices.list" && text.trim().is_empty() {
+        group.knobs.insert("devices.deny", Value::Rules(vec![DeviceRule::All]));
+        return Ok(());
+    }
     // Two of v1's device files are written only; the third shows what they made.
     let name = if file == "devices.list" { "devices.allow" } else { file };
     let Some(knob) = find(name) else { return Ok(()) };
@@ -120,6 +127,14 @@ fn settle(
     let parents = above.and_then(|files| files.get(file)).map(String::as_str);
     if !own || alias || knob.is_default(version, text, parents, page) {
         return Ok(());
+    }
+    let twin = match file {
+        "io.weight" => "io.bfq.weight",
+        "io.bfq.weight" => "io.weight",
+        _ => "",
+    };
+    if group.knobs.contains_key(twin) {
+        return Err(format!("{file} is left out: {twin} is set as well, and a document has one of them"));
     }
     if let Some(value) = knob.read(text) {
         // The kernel may show what a document may not say (a limit of 0, an odd weight).
@@ -143,7 +158,7 @@ mod tests {
         let controllers = label.split(',').filter_map(Controller::parse).collect();
         let files = |files: &[(&str, &str)]| files.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         let groups = groups.iter().map(|(p, f)| (GroupPath::parse(p).unwrap(), files(f))).collect();
-        Surveyed { label: label.into(), version, controllers, groups }
+        Surveyed { label: label.into(), at_root: true, version, controllers, groups }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::desired::{Desired, Form, Group};
 use crate::ids::{Controller, ControllerSet, GroupPath, MAX_DEPTH, check_name};
 use crate::json::Json;
 use crate::knobs::{Kind, Value, find, parse_value};
+use crate::rules::Criteria;
 
 /// A file and its name, for messages.
 pub struct File<'a> {
@@ -44,6 +45,8 @@ struct Import {
     groups: IndexMap<GroupPath, Group>,
     controllers: ControllerSet,
     notes: Vec<String>,
+    /// Rules that leave processes where they are.
+    ignore: Vec<Criteria>,
     /// The groups of the rules, in the order in which libcgroup tries them.
     order: Vec<GroupPath>,
 }
@@ -88,6 +91,7 @@ impl Import {
                 let value = value.map_err(|how| format!("{path}: {name} = {text:?} is left out; allowed is {how}"))?;
                 group.knobs.insert(knob.name, value);
             }
+            None if text.trim().is_empty() => return Err(format!("{path}: {name} is left out: it has no value")),
             None if prefix.is_some() && name.contains('.') => {
                 group.files.insert(name.into(), text.into());
                 return Err(format!("{path}: {name} is no knob that cgrove knows; it becomes a raw file"));
@@ -120,12 +124,18 @@ impl Import {
         for group in sorted.values_mut() {
             group.controllers = self.controllers;
         }
+        let names: Vec<_> = self.controllers.iter().map(Controller::name).collect();
+        self.notes.push(format!(
+            "every group is made in all of {}, and its rules put processes there in all of them; libcgroup made and used \
+             only those that each group and rule named",
+            names.join(", ")
+        ));
         let desired = Desired {
             form: Form::ByGroup,
             groups: sorted,
             controllers: self.controllers,
             usage_keys: Vec::new(),
-            ignore: Vec::new(),
+            ignore: self.ignore,
             allow_removals: None,
             digest: String::new(),
             warnings: Vec::new(),
@@ -165,6 +175,7 @@ peter:/usr/bin/cc cpu,memory daemons/ftp
 %  memory other
 *:httpd  *  daemons/http/
 john cpu users/%u
+backup cpu daemons/http ignore
 www-data * daemons/http
 ";
 
@@ -180,6 +191,7 @@ www-data * daemons/http
         assert!(http.knobs.contains_key("blkio.throttle.read_bps_device") && http.knobs.contains_key("devices.allow"));
         assert_eq!(http.files["memory.odd"], "5");
         assert_eq!(http.processes.len(), 2);
+        assert_eq!(again.ignore[0].user.as_deref(), Some("backup"));
         assert_eq!(http.processes[0].exe.as_deref(), Some("*/httpd"));
         let ftp = &again.groups[&GroupPath::parse("/daemons/ftp").unwrap()];
         assert_eq!(
@@ -197,6 +209,9 @@ www-data * daemons/http
             "memory.odd",
             "cpu.shares = \"1\"",
             "also in",
+            "every group is made in all of",
+            "a script of that name",
+            "before all its rules",
         ] {
             assert!(all.contains(said), "{said}:\n{all}");
         }

@@ -1,7 +1,7 @@
 //! cgrules.conf: `user[:process] controllers destination [options]`, first match first.
 
 use super::{File, Import, SyntaxError};
-use crate::ids::{Controller, ControllerSet};
+use crate::ids::Controller;
 use crate::rules::Criteria;
 
 pub(super) fn read(file: &File, import: &mut Import) -> Result<(), SyntaxError> {
@@ -43,18 +43,35 @@ fn rule(import: &mut Import, who: &str, controllers: &str, destination: &str, op
     let exe = process.map(|p| if p.starts_with('/') { p.to_owned() } else { format!("*/{p}") });
     let criteria = Criteria { user: Some(user).filter(|u| *u != "*").map(Into::into), exe, ..Criteria::default() };
     criteria.check().map_err(|_| format!("{who}: left out: it would move every process of the machine"))?;
+    // libcgroup's own "ignore" leaves what matches where it is.
+    if options.contains(&"ignore") {
+        let late = !import.order.is_empty();
+        import.ignore.push(criteria);
+        return if late {
+            Err(format!(
+                "{who}: ignored; the document's ignore counts before all its rules, also those above this line"
+            ))
+        } else {
+            Ok(())
+        };
+    }
     if controllers != "*" {
-        let named: ControllerSet = controllers.split(',').filter_map(Controller::parse).collect();
-        import.controllers = import.controllers.union(named);
+        for name in controllers.split(',') {
+            match Controller::parse(name) {
+                Some(controller) => import.controllers.insert(controller),
+                None => import.notes.push(format!("{who}: {name} is left out: not a controller")),
+            }
+        }
     }
     let path = import.group(destination)?;
     if let Some(group) = import.groups.get_mut(&path) {
-        // libcgroup's own "ignore" leaves what matches where it is.
-        if options.contains(&"ignore") {
-            return Err(format!("{who}: ignored for {destination} only; write it as a rule of \"ignore\""));
-        }
         group.processes.push(criteria);
     }
     import.order.push(path);
-    Ok(())
+    match process.filter(|p| !p.starts_with('/')) {
+        Some(name) => Err(format!(
+            "{who}: becomes the program */{name}; a script of that name, which libcgroup would match too, needs a rule by cmdline"
+        )),
+        None => Ok(()),
+    }
 }

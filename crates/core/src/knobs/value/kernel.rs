@@ -37,9 +37,11 @@ impl Knob {
             Kind::Weight { .. } if text.parse::<u64>().is_ok() => {
                 Value::Keyed([(DEFAULT.to_owned(), [("", text.parse().ok())].into())].into())
             }
-            Kind::Weight { .. } => keyed(text, &[""])?,
+            Kind::Weight { .. } => keyed(text, &[""], false)?,
             Kind::PerDisk(fields) | Kind::PerName(fields) => {
-                let mut lines = keyed(text, &fields.iter().map(|f| f.name).collect::<Vec<_>>())?;
+                // 0 handles is a limit; 0 bytes, or priority 0, is none.
+                let zero = matches!(self.name, "rdma.max" | "misc.max");
+                let mut lines = keyed(text, &fields.iter().map(|f| f.name).collect::<Vec<_>>(), zero)?;
                 // The weight for all disks, shown among those of single ones, has a knob of its own.
                 if let Value::Keyed(lines) = &mut lines {
                     lines.remove(DEFAULT);
@@ -68,12 +70,12 @@ impl Knob {
 }
 
 /// Lines by key; numbers that limit nothing are left out.
-fn keyed(text: &str, fields: &[&'static str]) -> Option<Value> {
+fn keyed(text: &str, fields: &[&'static str], zero: bool) -> Option<Value> {
     let mut out: BTreeMap<String, BTreeMap<&'static str, Option<u64>>> = BTreeMap::new();
     for (key, line) in Lines::parse(text) {
         for (name, number) in line {
             let field = fields.iter().find(|f| **f == name)?;
-            if let Some(number) = number.parse::<u64>().ok().filter(|n| *n > 0) {
+            if let Some(number) = number.parse::<u64>().ok().filter(|n| zero || *n > 0) {
                 out.entry(key.clone()).or_default().insert(field, Some(number));
             }
         }
@@ -109,6 +111,7 @@ mod tests {
             ("blkio.throttle.read_bps_device", "8:0 1048576", r#"{"8:0":1048576}"#),
             ("blkio.bfq.weight_device", "default 100\n8:0 200", r#"{"8:0":200}"#),
             ("net_prio.ifpriomap", "lo 0\neth0 5", r#"{"eth0":5}"#),
+            ("misc.max", "sev 0\nsgx max", r#"{"sev":0}"#),
             ("devices.list", "c 1:3 rwm\nb 8:* r", r#"["c 1:3 rwm","b 8:* r"]"#),
             ("cpu.uclamp.max", "50.00", "\"50%\""),
         ] {
