@@ -213,8 +213,9 @@ impl Daemon {
     async fn finish(mut self) -> Result<Engine, Exit> {
         let _ = self.stop.send(true);
         let result = (&mut self.reconciler).await;
-        self.gone.cancel();
+        // First nobody is let in any more: who comes now waits for the next daemon instead of being cut off.
         self.tasks.shutdown().await;
+        self.gone.cancel();
         match result.map_err(|e| Exit::software(e.to_string()))?? {
             Some(engine) => Ok(engine),
             None => Err(Exit::software("the reconciler lost its engine".into())),
