@@ -33,6 +33,18 @@ def test_commands_in_an_inner_group_run_in_its_leaf(node):
 
 
 @kit.only_v2
+def test_cgexec_names_a_controller_that_the_group_has(node):
+    """libcgroup looks for the controller in the group above."""
+    node.write_tree({"controllers": ["memory"], "groups": {"a": {"groups": {"b": {}}}}})
+    node.run("apply", check=0)
+    for name, place in [("a", "/a/_tasks"), ("b", "/a/b")]:
+        arguments = node.run("cgexec", name, check=0).stdout.split()
+        inside = subprocess.run(["cgexec", *arguments, "cat", "/proc/self/cgroup"], capture_output=True, text=True)
+        assert inside.returncode == 0, (arguments, inside.stderr)
+        assert kit.inside(inside.stdout, "memory") == node.parent + place
+
+
+@kit.only_v2
 def test_create_makes_the_leaf_too(node):
     node.write_tree(INNER)
     assert "does not exist" in node.run("cgexec", "a", check=0).stderr
@@ -156,14 +168,17 @@ def test_on_a_hybrid_node_each_controller_is_driven_where_it_lives(node, process
     node.configure(pid_files={"a": node.pid_file("x.pid", sleeper.pid)}).start()
     assert node.read("cpu", "/a", "cpu.shares") == "2048" and node.read("unified", "/a", "cgroup.max.depth") == "3"
     eventually(lambda: real_place(sleeper.pid, "cpu") == f"{node.parent}/a" and real_place(sleeper.pid, "unified") == f"{node.parent}/a/_tasks")
-    arguments = node.run("cgexec", "a", check=0).stdout
-    assert f"{node.parent}/a " in arguments + " "
+    arguments = node.run("cgexec", "a", check=0).stdout.split()
+    ran = subprocess.run(["cgexec", *arguments, "cat", "/proc/self/cgroup"], capture_output=True, text=True)
+    assert ran.returncode == 0, (arguments, ran.stderr)
+    assert kit.inside(ran.stdout, "cpu") == f"{node.parent}/a" and arguments.count("-g") == len(set(arguments)) - 1
     inside = node.run("exec", "a", "--", "cat", "/proc/self/cgroup", check=0).stdout
     assert kit.inside(inside, "cpu") == f"{node.parent}/a" and kit.inside(inside, "unified") == f"{node.parent}/a/_tasks"
     # What left the document is undone in both.
     node.write_tree({"controllers": ["cpu", "pids"], "groups": {"a": {"groups": {"b": {}}}}})
     eventually(lambda: node.read("cpu", "/a", "cpu.shares") == "1024" and node.read("unified", "/a", "cgroup.max.depth") == "max")
-    assert node.run("plan", check=0)
+    # The marks follow the values.
+    eventually(lambda: node.run("plan").returncode == 0)
 
 
 @pytest.mark.skipif(kit.V2 or kit.UNIFIED is None, reason="hybrid only")

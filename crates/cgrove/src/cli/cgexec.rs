@@ -9,7 +9,7 @@ use cgrove_cgroupfs::paths::Tree;
 use cgrove_core::actual::Version;
 use cgrove_core::desired::Desired;
 use cgrove_core::document::nearest;
-use cgrove_core::ids::{Controller, GroupPath};
+use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
 use cgrove_core::plan::{Action, Approval, Op, plan};
 
 use super::args::Args;
@@ -76,9 +76,7 @@ fn mounts<'a>(host: &'a Host, desired: &Desired, path: &GroupPath) -> Vec<&'a Mo
 /// `-g cpu:/b/b1`, one for each hierarchy; cpuacct mounted apart is named together with cpu.
 fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) -> String {
     let mut out = Vec::new();
-    // libcgroup knows a v2 hierarchy only by the controllers that it has, not one that has none beside v1's.
-    let mut mounts = mounts(host, desired, path);
-    mounts.retain(|m| m.version == Version::V1 || !m.controllers.switchable().is_empty());
+    let mounts = mounts(host, desired, path);
     let has_cpu = mounts.iter().any(|m| m.controllers.contains(Controller::Cpu));
     for mount in &mounts {
         let tree = Tree::new(mount, config.parents());
@@ -101,17 +99,38 @@ fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) 
             "cpuacct" if has_cpu => continue,
             other => other,
         };
-        // libcgroup finds the v2 hierarchy by any controller that its root lists.
-        let names = if mount.version == Version::V2 { first_listed(mount) } else { names };
-        out.push(format!("-g {names}:{}", tree.from_root(&seat(&tree, desired, mount, path))));
+        let seat = seat(&tree, desired, mount, path);
+        let names = match mount.version {
+            Version::V1 => Some(names),
+            Version::V2 => name_on_v2(&tree, desired, mount, path, &seat),
+        };
+        match names {
+            Some(names) => out.push(format!("-g {names}:{}", tree.from_root(&seat))),
+            None => term::err(&format!(
+                "cgrove: warning: libcgroup cannot name {path} on cgroup v2, where no controller is handed down to it; \
+                 `cgrove exec {path} -- COMMAND` joins it there too"
+            )),
+        }
     }
     out.join(" ")
 }
 
-/// A v2 hierarchy by the name that libcgroup knows it by: cpu, else the first other one.
-fn first_listed(mount: &Mount) -> &'static str {
-    let mut listed = mount.controllers.switchable().iter();
-    listed.next().map_or("cpu", Controller::name)
+/// A v2 hierarchy by a name that libcgroup takes: it asks for a controller that is handed down to the very group.
+/// cpu, else the first other one; for a group that is not there yet, one that it will have.
+fn name_on_v2(
+    tree: &Tree,
+    desired: &Desired,
+    mount: &Mount,
+    path: &GroupPath,
+    seat: &GroupPath,
+) -> Option<&'static str> {
+    let above = seat.up().unwrap_or_else(GroupPath::root);
+    let listed = std::fs::read_to_string(tree.file(&above, "cgroup.subtree_control"));
+    let handed_down: ControllerSet = match &listed {
+        Ok(text) if !text.trim().is_empty() => text.split_whitespace().filter_map(Controller::parse).collect(),
+        _ => desired.groups.get(path).map(|g| g.controllers).unwrap_or_default(),
+    };
+    handed_down.switchable().iter().find(|c| mount.controllers.contains(*c)).map(Controller::name)
 }
 
 /// Where the group's processes are kept, or will be once it is made.
