@@ -332,7 +332,7 @@ mod tests {
         let table = processes(&[(1, 0), (10, 1), (11, 10), (20, 1), (21, 20), (30, 1), (40, 1), (41, 40)]);
         let traits = |uid, exe: &str| Traits { uid, exe: exe.into(), cmdline: format!("{exe} --run") };
         let all: AllTraits = [
-            (10, traits(0, "/sbin/web")),
+            (10, traits(33, "/sbin/web")),
             (11, traits(33, "/sbin/web")),
             (20, traits(33, "/bin/job")),
             (21, traits(33, "/bin/helper")),
@@ -360,6 +360,8 @@ mod tests {
         assert_eq!(pids(&placement, "/helpers"), [21]);
         // What a unit's main process starts goes with it.
         assert_eq!(pids(&placement, "/units"), [40, 41]);
+        // What is ignored is nowhere.
+        assert_eq!(placement.groups.len(), 4);
         let by_pid = |group: &str| placement.groups[&GroupPath::parse(group).unwrap()][0].by_pid;
         assert!(by_pid("/web") && by_pid("/units") && !by_pid("/www"));
         assert_eq!(census.why(30).0, None);
@@ -367,6 +369,18 @@ mod tests {
         assert!(census.why(41).1.contains("its ancestor 40"));
         assert!(census.why(10).1.contains("/run/10.pid names it"));
         assert!(census.why(1).1.contains("pid 1") && census.why(77).1.contains("does not run"));
+    }
+
+    #[test]
+    fn a_pid_that_was_given_to_another_process_is_not_the_units() {
+        let table = processes(&[(40, 1), (41, 40)]);
+        let known = Known {
+            units: [("main.service".to_owned(), vec![(40, 7)])].into(),
+            pid_files: [("/run/top.pid".to_owned(), (40, 7))].into(),
+            ..Known::default()
+        };
+        let rules = [rule("/a", r#"{"unit": "main.service"}"#), rule("/b", r#"{"ancestor_pid_file": "/run/top.pid"}"#)];
+        assert!(census(&[], &rules, &known, &table, &AllTraits::new(), 99).place().groups.is_empty());
     }
 
     #[test]

@@ -166,6 +166,20 @@ fn a_missing_disk_lifts_no_other_limit() {
     let plan = run(document, &standing(&[("/a", a)]), &Policy::default());
     assert!(plan.is_empty(), "{:?}", lines(&plan));
     assert!(plan.notes.iter().any(|n| n.text.contains("/dev/gone")));
+    // Nor when it was the only one: it may come back under another number.
+    let a = ours(&now, &[("io.max", "8:16 rbps=7")]);
+    let document = r#"{"groups": {"a": {"knobs": {"io.max": {"/dev/gone": {"rbps": 7}}}}}}"#;
+    assert!(run(document, &standing(&[("/a", a)]), &Policy::default()).is_empty());
+}
+
+#[test]
+fn a_group_that_another_controllers_tree_extends_is_still_an_inner_one() {
+    let document =
+        r#"{"cpu": {"sub_cgroup": {"a": {}, "b": {}}}, "memory": {"sub_cgroup": {"a": {"sub_cgroup": {"a1": {}}}}}}"#;
+    assert_eq!(
+        plain(document, &standing(&[])),
+        ["/a +", "/a/_tasks +", "/a cgroup.subtree_control=+memory", "/a/a1 +", "/b +"]
+    );
 }
 
 #[test]
