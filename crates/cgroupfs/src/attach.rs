@@ -12,9 +12,9 @@ use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::file::put;
-use crate::host::{Host, Mount, Parents};
+use crate::host::{Host, Mount, Parents, V2_LABEL};
 use crate::mark::Identity;
-use crate::paths::{Tree, V2_LABEL, cgroup_of, proc_dir};
+use crate::paths::{Tree, cgroup_of, proc_dir};
 use crate::{Fault, procs};
 
 /// A process that is not where it belongs.

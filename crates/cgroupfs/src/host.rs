@@ -9,7 +9,9 @@ use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
 use cgrove_core::knobs::DevId;
 
 use crate::Fault;
-use crate::paths::V2_LABEL;
+
+/// The label of the v2 hierarchy.
+pub const V2_LABEL: &str = "unified";
 
 /// One mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]

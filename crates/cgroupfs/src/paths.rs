@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 
-use crate::host::{Mount, Parents};
+use crate::host::{Mount, Parents, V2_LABEL};
 
 /// One hierarchy from the managed parent downwards.
 #[derive(Debug, Clone)]
@@ -93,9 +93,6 @@ pub(crate) fn target<'a>(file: &'a str, value: &'a str) -> (&'a str, &'a str) {
 pub fn proc_dir(pid: i32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
 }
-
-/// The label of the v2 hierarchy.
-pub const V2_LABEL: &str = "unified";
 
 /// A process's path in the hierarchy of that label.
 pub fn cgroup_of(cgroup_file: &str, label: &str) -> Option<String> {

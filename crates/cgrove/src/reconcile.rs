@@ -1,28 +1,26 @@
 //! When to reconcile. One at a time; the latest document wins; nobody waits for it.
 
+mod record;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cgrove_cgroupfs::Fault;
-use cgrove_cgroupfs::apply::Outcome;
-use cgrove_cgroupfs::attach::Move;
 use cgrove_cgroupfs::lock::LockError;
 use cgrove_cgroupfs::watch::Watch;
-use cgrove_core::plan::{Action, Op};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use crate::approvals;
 use crate::config::Config;
-use crate::engine::{Engine, EngineError, Round};
+use crate::engine::{Engine, EngineError};
 use crate::hints::{DirWatch, Ready};
 use crate::pulse::Pulse;
 use crate::source::Document;
 use crate::source::last_good;
-use crate::status::{Board, Failure, Held, now};
-use crate::tasks::{self, Synced};
+use crate::status::{Board, Failure, now};
+use crate::tasks;
 
 /// Drift is read again at most this often.
 const CALM: Duration = Duration::from_secs(1);
@@ -218,82 +216,11 @@ impl Reconciler {
         Ok(())
     }
 
-    fn version(&self) -> Option<i64> {
-        self.document.borrow().as_ref().map(|d| d.version)
-    }
-
     /// Before the look, so that nothing written in between is missed.
     fn watch_pid_files(&mut self, document: &Document) {
         if let Some(watch) = &mut self.pid_dirs {
             watch.set(tasks::directories(&self.config, &document.desired));
         }
-    }
-
-    fn record(&mut self, event: Event, round: Round) {
-        let mut failures = Vec::new();
-        let mut done = 0;
-        for (action, outcome) in &round.outcomes {
-            match outcome {
-                Outcome::Done { kept } => {
-                    done += 1;
-                    let (hierarchy, group, knob) = (&action.hierarchy, action.group.as_str(), knob(action));
-                    let kept = kept.as_ref().map(|k| format!("; the kernel made it {k}")).unwrap_or_default();
-                    info!(hierarchy, group, knob, document_version = self.version(), "{}{kept}", verb(action));
-                }
-                Outcome::AlreadySo => {}
-                // The group went away meanwhile: look again.
-                Outcome::Failed { fault } if action.op != Op::Create && fault.vanished() => self.dirty = true,
-                Outcome::Failed { fault } => failures.push(failure(action, fault)),
-            }
-        }
-        failures.extend(round.faults.iter().map(|f| Failure {
-            hierarchy: String::new(),
-            group: f.path.display().to_string(),
-            knob: None,
-            errno: Some(f.code),
-            error: f.to_string(),
-        }));
-        for f in failures.iter().filter(|f| !self.known_failures.contains(f)) {
-            let (hierarchy, group, knob) = (&f.hierarchy, &f.group, f.knob.as_deref());
-            warn!(hierarchy, group, knob, errno = f.errno, document_version = self.version(), "{}", f.error);
-        }
-        let held: Vec<Held> = round
-            .plan
-            .actions
-            .iter()
-            .filter_map(|a| {
-                Some(Held { hierarchy: a.hierarchy.clone(), group: a.group.to_string(), why: a.held.clone()? })
-            })
-            .collect();
-        let guard = round.plan.guard.clone();
-        let known = self.board.update(|s| {
-            let p = &mut s.plan;
-            let known = p.guard == guard && p.held.len() == held.len();
-            p.rounds += 1;
-            p.done_total += done;
-            p.at = now();
-            p.error = None;
-            if !round.plan.is_empty() {
-                (p.digest, p.actions) = (round.plan.digest(), round.plan.actions.len());
-            }
-            (p.failures, p.held, p.guard, p.notes) = (failures.clone(), held, guard, round.plan.notes.clone());
-            known
-        });
-        if let Some(guard) = round.plan.guard.as_ref().filter(|g| !g.approved && !known) {
-            error!("removals held: {}; `cgrove approve {}` lets them go", guard.why, guard.digest);
-        }
-        if !round.plan.is_empty() {
-            info!(?event, actions = round.plan.actions.len(), done, failed = failures.len(), "reconciled");
-        }
-        let failed = !failures.is_empty();
-        self.known_failures = failures;
-        self.record_tasks(&round.tasks);
-        self.last_tasks = Instant::now();
-        self.next_tasks = self.last_tasks + self.config.tasks.interval;
-        let watched = self.watch.as_mut().map(|(watch, _)| watch.set(round.directories));
-        // What happened in a directory before it was watched is seen by looking once more.
-        self.dirty |= watched.is_some_and(|w| w.added > 0);
-        self.schedule(failed, watched.map_or(1, |w| w.missed));
     }
 
     /// When to look again without a hint.
@@ -308,47 +235,6 @@ impl Reconciler {
         }
         self.next_resync = Instant::now() + pause;
     }
-
-    fn record_tasks(&mut self, synced: &Synced) {
-        let look = &synced.look;
-        let mut problems = look.problems.clone();
-        problems
-            .extend(synced.faults.iter().map(|(step, fault)| format!("pid {} to {}: {fault}", step.pid, step.group)));
-        let refused = |(step, fault): &(Move, Fault)| (step.pid, step.start, fault.code);
-        for pair in synced.faults.iter().filter(|pair| !self.known_refusals.contains(&refused(pair))).take(MOST_LINES) {
-            let (step, fault) = pair;
-            warn!(group = step.group.as_str(), errno = fault.code, "{fault}");
-        }
-        self.known_refusals = synced.faults.iter().map(refused).collect();
-        for line in synced.left_units.iter().filter(|l| !self.known_units.contains(l)) {
-            warn!("{line}");
-        }
-        self.known_units.clone_from(&synced.left_units);
-        if synced.moved > 0 {
-            info!(moved = synced.moved, "processes moved");
-        }
-        self.board.update(|s| {
-            let t = &mut s.tasks;
-            t.at = now();
-            t.named = look.named;
-            t.groups = tasks::counts(&look.placement).map(|(path, n)| (path.to_string(), n)).collect();
-            t.processes = t.groups.values().sum();
-            t.moved_total += synced.moved as u64;
-            t.problems = shortened(problems);
-            t.left_alone = shortened(look.misplaced.left_alone.clone());
-            t.left_units.clone_from(&synced.left_units);
-        });
-    }
-}
-
-/// A list for people; thousands of lines help nobody.
-fn shortened(mut lines: Vec<String>) -> Vec<String> {
-    let more = lines.len().saturating_sub(MOST_LINES);
-    if more > 0 {
-        lines.truncate(MOST_LINES);
-        lines.push(format!("and {more} more"));
-    }
-    lines
 }
 
 /// Runs on a thread that may block. A panic in there is a bug; it ends the daemon, which systemd starts again.
@@ -372,33 +258,4 @@ async fn drifted(watch: &mut Option<(Watch, Ready)>) -> bool {
     let Some((watch, ready)) = watch else { return std::future::pending().await };
     let hints = ready.take(|| watch.drain()).await;
     hints.tree || hints.overflow
-}
-
-fn verb(action: &Action) -> String {
-    match &action.op {
-        Op::EnableAbove { controllers } => format!("{} handed down from the root", controllers.join(" ")),
-        Op::Settle => "its processes moved into its leaf".into(),
-        Op::Create => "created".into(),
-        Op::Adopt { .. } => "adopted".into(),
-        Op::Write(w) => format!("{} = {}", w.file, w.to.join(", ")),
-        Op::Forget { file } => format!("{file} is no longer ours"),
-        Op::Remove => "removed".into(),
-    }
-}
-
-fn knob(action: &Action) -> Option<&str> {
-    match &action.op {
-        Op::Write(w) => Some(&w.knob),
-        _ => None,
-    }
-}
-
-fn failure(action: &Action, fault: &Fault) -> Failure {
-    Failure {
-        hierarchy: action.hierarchy.clone(),
-        group: action.group.to_string(),
-        knob: knob(action).map(str::to_owned),
-        errno: Some(fault.code),
-        error: fault.to_string(),
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ControllerSet, GroupPath};
+use crate::ids::{Controller, ControllerSet, GroupPath};
 use crate::knobs::DevId;
 
 /// What percentages and rounding refer to.
@@ -84,6 +84,13 @@ pub enum Marked {
     Ours(Mark),
     /// Another instance's, or another parent's.
     Foreign(String),
+}
+
+impl Hierarchy {
+    /// v1's cpusets start empty and take no process; v2's follow their parent by themselves.
+    pub fn fills_cpusets(&self) -> bool {
+        self.version == Version::V1 && self.controllers.contains(Controller::Cpuset)
+    }
 }
 
 impl Group {

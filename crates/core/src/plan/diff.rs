@@ -9,7 +9,7 @@ use super::protect::is_built_in;
 use super::prune::prune;
 use super::steps::Steps;
 use super::{Action, Approval, Note, Op, Plan, Policy};
-use crate::actual::{Actual, Hierarchy, Machine, Marked, Version};
+use crate::actual::{Actual, Hierarchy, Machine, Marked};
 use crate::desired::Desired;
 use crate::ids::{Controller, GroupPath};
 use crate::knobs::Site;
@@ -60,14 +60,14 @@ pub fn files_to_read(
             files.extend(IN_USE.map(str::to_owned));
         }
         files.extend(inner::files_of(desired, hierarchy, path).into_iter().map(str::to_owned));
-        if inherits(hierarchy) {
+        if hierarchy.fills_cpusets() {
             files.extend(INHERITED.map(str::to_owned));
         }
     }
     let root = GroupPath::root();
     let files = inner::files_of(desired, hierarchy, &root);
     out.entry(root.clone()).or_default().extend(files.into_iter().map(str::to_owned));
-    if inherits(hierarchy) {
+    if hierarchy.fills_cpusets() {
         out.entry(root).or_default().extend(INHERITED.map(str::to_owned));
     }
     out
@@ -75,11 +75,6 @@ pub fn files_to_read(
 
 /// What memory limits are compared with, on v1 and v2.
 const IN_USE: [&str; 3] = ["memory.usage_in_bytes", "memory.memsw.usage_in_bytes", "memory.current"];
-
-/// v1's cpusets start empty; v2's follow their parent by themselves.
-pub(super) fn inherits(hierarchy: &Hierarchy) -> bool {
-    hierarchy.version == Version::V1 && hierarchy.controllers.contains(Controller::Cpuset)
-}
 
 /// Creates and writes of one hierarchy; returns the declared subtrees that are not ours to touch.
 fn tune(

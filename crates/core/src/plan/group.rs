@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use super::diff::inherits;
 use super::steps::Steps;
 use super::within::{self, Bandwidth};
 use super::{Action, Op, Policy, Write};
@@ -164,7 +163,7 @@ impl GroupPlan<'_> {
                 }
                 continue;
             }
-            let follows = inherits(self.hierarchy) && INHERITED.contains(&file.as_str());
+            let follows = self.hierarchy.fills_cpusets() && INHERITED.contains(&file.as_str());
             if resolved.suppressed.contains(&file.as_str()) || follows || pending.contains(&file.as_str()) {
                 continue;
             }
@@ -198,7 +197,7 @@ impl GroupPlan<'_> {
     /// Fills cpusets that the document leaves open from what the parent will have.
     fn inherited(&self, files: &[FilePlan], existing: Option<&actual::Group>, parents: &mut Parents) -> Vec<FilePlan> {
         let mut out = Vec::new();
-        if !inherits(self.hierarchy) {
+        if !self.hierarchy.fills_cpusets() {
             return out;
         }
         for name in INHERITED {
