@@ -85,7 +85,7 @@ def hierarchies():
             unified = unified or point
     if unified:
         listed = (unified / "cgroup.controllers").read_text().split()
-        for name in [*listed, "cpuacct", "freezer", "unified"]:
+        for name in [*listed, "cpuacct", "freezer", "devices", "perf_event", "unified"]:
             out.setdefault(name, unified)
         if "io" in listed:
             out.setdefault("blkio", unified)

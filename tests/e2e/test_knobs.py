@@ -78,8 +78,9 @@ ROWS = {
     "memory.swappiness": (7, *ONLY_V1("memory.swappiness", "7"), [-1, 201], {}),
     "memory.oom_control": (1, *ONLY_V1("memory.oom_control", "oom_kill_disable 1"), [2], {}),
     "memory.move_charge_at_immigrate": (1, *ONLY_V1("memory.move_charge_at_immigrate", "1"), [4, -1], {}),
-    "io.weight": ({"default": 50, DISK: 200}, {"blkio.bfq.weight": "50", "blkio.bfq.weight_device": f"{DISK} 200"}, {"io.weight": f"default 50\n{DISK} 200"}, [0, 10001, {"x": 5}], {}),
-    "io.bfq.weight": (50, {"blkio.bfq.weight": "50"}, {"io.bfq.weight": "default 50"}, [0, 1001], {}),
+    "io.weight": (50, {"blkio.bfq.weight": "50"}, {"io.weight": "default 50"}, [0, 10001, {"x": 5}], {}),
+    "io.bfq.weight": ({"default": 50, DISK: 200}, {"blkio.bfq.weight": "50", "blkio.bfq.weight_device": f"{DISK} 200"},
+                      {"io.bfq.weight": f"default 50\n{DISK} 200"}, [0, 1001], {}),
     "blkio.weight": (400, {"blkio.bfq.weight": "400"}, {"io.bfq.weight": "default 400"}, [9, 1001], {}),
     "blkio.weight_device": ({DISK: 200}, {"blkio.bfq.weight_device": f"{DISK} 200"}, {"io.bfq.weight": f"{DISK} 200"}, [{DISK: 5}], {}),
     "blkio.bfq.weight": (50, {"blkio.bfq.weight": "50"}, {"io.bfq.weight": "default 50"}, [0, 1001], {}),
@@ -217,8 +218,8 @@ KNOWN_REFUSALS = {
     "cpuset.cpu_exclusive": EXCLUSIVE, "cpuset.mem_exclusive": EXCLUSIVE, "cpuset.cpus.exclusive": EXCLUSIVE,
     # Only 0 since Linux 6.14.
     "memory.move_charge_at_immigrate": ("EINVAL",),
-    # By disk only where that disk is under the bfq scheduler, or has an io.cost line.
-    "io.weight": ("EOPNOTSUPP",), "blkio.weight_device": ("EOPNOTSUPP",), "blkio.bfq.weight_device": ("EOPNOTSUPP",),
+    # By disk only where that disk is under the bfq scheduler.
+    "io.bfq.weight": ("EOPNOTSUPP",), "blkio.weight_device": ("EOPNOTSUPP",), "blkio.bfq.weight_device": ("EOPNOTSUPP",),
     # Hardware that no test machine has.
     "rdma.max": ("ENODEV", "EINVAL"), "misc.max": ("EINVAL",),
 }
