@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import kit
 from kit import eventually, never, place
@@ -88,6 +89,27 @@ def test_children_follow_and_containers_stay(node, processes, tmp_path):
     assert where(node, contained) == "/safe/container"
     assert any(f"pid {contained.pid}" in line for line in node.status()["tasks"]["left_alone"])
     assert node.json("why", contained.pid)[0]["state"] == "it is left alone"
+
+
+def test_process_events_place_new_processes_at_once(node, processes, tmp_path):
+    program, start = sleepers(processes, tmp_path)
+    node.write_tree({"groups": {"a": {"processes": [{"exe": program}]}}})
+    node.configure(tasks={"interval": "1h", "proc_events": True}).start()
+    eventually(lambda: node.status()["plan"]["rounds"] >= 2)
+    time.sleep(1.5)
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        sleeper = start()
+        eventually(lambda: where(node, sleeper) == "/a", timeout=2, pause=0.002)
+        took.append(time.monotonic() - began)
+        time.sleep(0.2)
+    assert sorted(took)[2] < 0.1 * kit.PATIENCE, took
+    # Other programs are none of its business.
+    at = node.status()["tasks"]["at"]
+    time.sleep(1.2)
+    processes("sleep", "600")
+    assert never(lambda: node.status()["tasks"]["at"] != at, during=1)
 
 
 def test_what_a_rule_refers_to_and_is_not_there_is_said(node, processes):

@@ -19,6 +19,7 @@ pub mod procs;
 
 pub mod sample;
 
+pub mod events;
 pub mod lock;
 pub mod watch;
 

@@ -49,6 +49,11 @@ fn traits_of(dir: &Path, needs: Needs) -> Traits {
     out
 }
 
+/// One process, with what rules look at.
+pub fn look(pid: i32, needs: Needs) -> Option<(Process, Traits)> {
+    Some((read(pid)?, traits_of(&proc_dir(pid), needs)))
+}
+
 /// The program's path as this host knows it. A process with mounts of its own may call any file anything: its path
 /// counts only if it is the very file that stands there, or, when that was replaced, if the mounts are init's.
 fn program(dir: &Path) -> Option<String> {

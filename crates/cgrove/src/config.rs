@@ -121,6 +121,8 @@ pub(crate) struct Tasks {
     pub(crate) pid_files: Vec<(String, Vec<String>)>,
     pub(crate) follow_symlinks: bool,
     pub(crate) rules: Vec<TaskRule>,
+    /// Listen to the kernel's process events.
+    pub(crate) proc_events: bool,
 }
 
 /// A rule of this node's own; the first that matches a process counts.

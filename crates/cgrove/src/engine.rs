@@ -21,7 +21,7 @@ use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, covers, plan};
 use crate::approvals;
 use crate::config::Config;
 use crate::pulse::Pulse;
-use crate::tasks::{Subject, Synced};
+use crate::tasks::{Sources, Subject, Synced};
 
 /// What holds between rounds.
 pub(crate) struct Engine {
@@ -32,6 +32,8 @@ pub(crate) struct Engine {
     approved: BTreeSet<Removal>,
     /// Declared groups that belong to others, as the last plan found them.
     refused: Vec<Removal>,
+    /// The rules as they were last looked up.
+    pub(crate) sources: Option<Sources>,
     /// Beats with each action.
     pub(crate) pulse: Option<Pulse>,
 }
@@ -67,6 +69,7 @@ impl Engine {
             origins: Origins::default(),
             approved: BTreeSet::new(),
             refused: Vec::new(),
+            sources: None,
             pulse: None,
         })
     }
@@ -109,7 +112,9 @@ impl Engine {
         self.refused.clone_from(&plan.refused);
         let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
         let subject = Subject { config: &config, host: &host, desired, refused: &refused };
-        let tasks = subject.sync(&mut self.origins);
+        let sources = subject.sources();
+        let tasks = subject.sync(&sources, &mut self.origins);
+        self.sources = Some(sources);
         let mut removed = false;
         for action in plan.due().filter(is_removal) {
             self.beat();
@@ -141,13 +146,16 @@ impl Engine {
         }
     }
 
-    /// Only the processes.
-    pub(crate) fn sync_tasks(&mut self, desired: &Desired) -> Result<Synced, EngineError> {
+    /// Only the processes. `prompted` by an event, the names in rules mean what they meant at the last look.
+    pub(crate) fn sync_tasks(&mut self, desired: &Desired, prompted: bool) -> Result<Synced, EngineError> {
         let host = Host::discover(&self.config.cgroup.dir)?;
         let desired = &*with_lingering(&self.config, &host, desired);
         let refused = |hierarchy: &str, group: &GroupPath| covers(&self.refused, hierarchy, group);
         let subject = Subject { config: &self.config, host: &host, desired, refused: &refused };
-        Ok(subject.sync(&mut self.origins))
+        let sources = self.sources.take().filter(|_| prompted).unwrap_or_else(|| subject.sources());
+        let synced = subject.sync(&sources, &mut self.origins);
+        self.sources = Some(sources);
+        Ok(synced)
     }
 
     /// An approval counts for the removals that it named, until they are done, and for no others. What is held stays

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cgrove_cgroupfs::events::ProcEvents;
 use cgrove_cgroupfs::lock::LockError;
 use cgrove_cgroupfs::watch::Watch;
 use tokio::sync::watch;
@@ -26,6 +27,8 @@ use crate::tasks;
 const CALM: Duration = Duration::from_secs(1);
 /// Directories of pid files can be busy; processes are looked at no more often than this.
 const PID_FILES_CALM: Duration = Duration::from_millis(200);
+/// So soon after one look another one follows, when a new process asks for it.
+const EVENTS_CALM: Duration = Duration::from_millis(50);
 /// When inotify cannot watch everything, we look this often.
 const POLL: Duration = Duration::from_secs(5);
 /// With nothing to do the loop shows this often that it is alive.
@@ -62,6 +65,10 @@ pub(crate) struct Reconciler {
     watch: Option<(Watch, Ready)>,
     pid_dirs: Option<DirWatch>,
     approvals: Option<DirWatch>,
+    /// Processes that have just begun another program (`tasks.proc_events`).
+    proc_events: Option<(ProcEvents, Ready)>,
+    /// The next look at processes was asked for by such an event.
+    prompted: bool,
     /// The digest of the document whose first round is over: its `allow_removals` has counted.
     begun: Option<String>,
     next_tasks: Instant,
@@ -101,6 +108,8 @@ impl Reconciler {
             watch,
             pid_dirs: DirWatch::new().ok(),
             approvals: approved,
+            proc_events: listen(&config),
+            prompted: false,
             begun: approvals::begun(&config.tree.state_dir),
             next_tasks: now,
             last_tasks: now,
@@ -144,6 +153,10 @@ impl Reconciler {
                 changed = self.document.changed() => return if changed.is_ok() { Event::Document } else { Event::Stop },
                 () = fired(&mut self.approvals) => return Event::Approval,
                 () = fired(&mut self.pid_dirs) => self.next_tasks = self.next_tasks.min(self.last_tasks + PID_FILES_CALM),
+                () = concerning(&mut self.proc_events, self.engine.as_ref()) => {
+                    self.prompted = true;
+                    self.next_tasks = self.next_tasks.min(self.last_tasks + EVENTS_CALM);
+                }
                 () = tokio::time::sleep_until(calm), if self.dirty => return Event::Drift,
                 tree = drifted(&mut self.watch) => self.dirty |= tree,
                 () = tokio::time::sleep_until(self.next_tasks) => return Event::Tasks,
@@ -203,8 +216,9 @@ impl Reconciler {
         let Some(mut engine) = self.engine.take() else { return Ok(()) };
         let desired = document.desired.clone();
         self.watch_pid_files(&document);
+        let prompted = std::mem::take(&mut self.prompted);
         let (engine, result) = blocking(move || {
-            let result = engine.sync_tasks(&desired);
+            let result = engine.sync_tasks(&desired, prompted);
             (engine, result)
         })
         .await;
@@ -243,6 +257,38 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         Ok(value) => value,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
         Err(_) => std::future::pending().await,
+    }
+}
+
+/// The kernel's process events, where they are wanted and can be had.
+fn listen(config: &Config) -> Option<(ProcEvents, Ready)> {
+    if !config.tasks.proc_events {
+        return None;
+    }
+    let events = ProcEvents::new().map_err(|e| {
+        warn!(
+            "tasks.proc_events: {e}; new processes wait for tasks.interval (CAP_NET_ADMIN and AF_NETLINK are needed: docs/service.md)"
+        );
+    });
+    let events = events.ok()?;
+    let ready = Ready::new(&events).ok()?;
+    Some((events, ready))
+}
+
+/// Waits for a process that a rule may concern.
+async fn concerning(events: &mut Option<(ProcEvents, Ready)>, engine: Option<&Engine>) {
+    let Some((events, ready)) = events else { return std::future::pending().await };
+    loop {
+        let pids = ready.take(|| events.drain()).await;
+        let sources = engine.and_then(|e| e.sources.as_ref());
+        let concerned = match pids {
+            Some(pids) => sources.is_some_and(|s| pids.iter().any(|pid| s.concern(*pid))),
+            // Some were lost: whatever they were.
+            None => sources.is_some(),
+        };
+        if concerned {
+            return;
+        }
     }
 }
 

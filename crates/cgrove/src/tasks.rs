@@ -10,7 +10,7 @@ use cgrove_cgroupfs::lock::daemon;
 use cgrove_cgroupfs::{Fault, pidfile, procs};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::placement::{Census, Claim, Placement, Rule};
+use cgrove_core::placement::{Census, Claim, Placement, Rule, may_match};
 use cgrove_core::rules::{Known, Needs};
 
 use crate::config::Config;
@@ -36,6 +36,15 @@ pub(crate) struct Sources {
     known: Known,
     needs: Needs,
     problems: Vec<String>,
+}
+
+impl Sources {
+    /// Could this process, which has just become what it is, belong to a group by a rule?
+    pub(crate) fn concern(&self, pid: i32) -> bool {
+        let own = std::process::id();
+        let seen = procs::look(pid, self.needs).filter(|_| u32::try_from(pid) != Ok(own));
+        seen.is_some_and(|(process, traits)| may_match(&self.rules, &self.known, &process, &traits))
+    }
 }
 
 /// What a whole synchronisation came to.
@@ -168,13 +177,12 @@ impl Subject<'_> {
     }
 
     /// Moves what is misplaced, until a pass finds nothing new.
-    pub(crate) fn sync(&self, origins: &mut Origins) -> Synced {
+    pub(crate) fn sync(&self, sources: &Sources, origins: &mut Origins) -> Synced {
         let mut moved = BTreeSet::new();
         let mut faults: Vec<(Move, Fault)> = Vec::new();
         let mut pass = 0;
-        let sources = self.sources();
         loop {
-            let look = self.look(&sources, origins);
+            let look = self.look(sources, origins);
             let key = |m: &Move| (m.pid, m.start, m.hierarchy.clone());
             let refused: BTreeSet<_> = faults.iter().map(|(m, _)| key(m)).collect();
             let moves = look.misplaced.moves.iter().filter(|m| !refused.contains(&key(m)));

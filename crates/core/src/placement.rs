@@ -87,6 +87,16 @@ impl Naming<'_> {
     }
 }
 
+/// May a rule match this process by what it is? A quick look at one process, which no unit or ancestor is asked about.
+pub fn may_match(rules: &[Rule], known: &Known, process: &Process, traits: &Traits) -> bool {
+    let by_looks = |c: &Criteria| c.user.is_some() || c.exe.is_some() || c.cmdline.is_some();
+    rules.iter().filter(|r| by_looks(&r.criteria)).any(|rule| {
+        let criteria = Criteria { unit: None, ancestor_pid_file: None, ..rule.criteria.clone() };
+        let rule = Rule { criteria, group: None, source: String::new() };
+        Matcher::new(&rule, known).matches(process, traits, &Processes::new())
+    })
+}
+
 /// Everything that decides where processes belong.
 pub struct Census<'a> {
     /// In document order.

@@ -267,6 +267,39 @@ def test_units_are_named_by_rules():
     run("systemctl", "reload", "cgrove")
 
 
+def test_process_events_and_device_rules_with_the_drop_ins_of_the_docs():
+    """docs/service.md gives the capabilities that the unit does not have by itself."""
+    configured = CONFIG.read_text()
+    drop_in = pathlib.Path("/run/systemd/system/cgrove.service.d/more.conf")
+    drop_in.parent.mkdir(parents=True, exist_ok=True)
+    drop_in.write_text("[Service]\nCapabilityBoundingSet=CAP_SYS_ADMIN CAP_NET_ADMIN\nRestrictAddressFamilies=AF_NETLINK\n")
+    run("systemctl", "daemon-reload")
+    CONFIG.write_text(configured.replace('interval = "1s"', 'interval = "1h"\nproc_events = true')
+                      + '[[tasks.rules]]\ngroup = "keep"\ncmdline = "sleep 31415"\n')
+    knobs = {"cpu.shares": 500} if kit.V2 else {"cpu.shares": 500, "devices.deny": ["c 1:9 w"]}
+    write_tree({"groups": {"keep": {"knobs": knobs}, "b": {"groups": {"b1": {"knobs": {"cpu.shares": 200}}}}}})
+    run("systemctl", "restart", "cgrove")
+    eventually(ready)
+    eventually(lambda: not status()["plan"]["failures"])
+    time.sleep(5)
+    process = subprocess.Popen(["sleep", "31415"], start_new_session=True)
+    try:
+        eventually(lambda: place(process.pid) == f"{PARENT}/keep")
+        if kit.V1:
+            # Denied to whoever is in the group.
+            eventually(lambda: subprocess.run(["sh", "-c", "echo $$ > /sys/fs/cgroup/devices/keep/cgroup.procs; echo x > /dev/urandom"]).returncode != 0)
+    finally:
+        process.kill()
+        process.wait()
+    assert "tasks.proc_events:" not in run("journalctl", "-u", "cgrove", "--no-pager")
+    CONFIG.write_text(configured)
+    drop_in.unlink()
+    run("systemctl", "daemon-reload")
+    write_tree(cpu_tree({"keep": 500, "b": (100, {"b1": 200})}))
+    run("systemctl", "restart", "cgrove")
+    eventually(ready)
+
+
 def test_systemd_may_open_the_port():
     run("systemctl", "stop", "cgrove")
     run("systemctl", "start", "cgrove.socket")

@@ -83,7 +83,13 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         return Err(("redis.url", format!("not of the form redis://[user:password@]host:port[/db] ({:?})", e.kind())));
     }
     let server = server(raw.server)?;
-    let tasks = Tasks { interval, pid_files, follow_symlinks: raw.tasks.follow_symlinks, rules };
+    let tasks = Tasks {
+        interval,
+        pid_files,
+        follow_symlinks: raw.tasks.follow_symlinks,
+        rules,
+        proc_events: raw.tasks.proc_events,
+    };
     Ok(Config {
         node,
         tree: Tree { source, path, state_dir },

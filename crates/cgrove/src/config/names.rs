@@ -23,6 +23,7 @@ pub(super) const SETTINGS: &[&str] = &[
     "tasks.pid_files.*",
     "tasks.follow_symlinks",
     "tasks.rules",
+    "tasks.proc_events",
     "usage.store",
     "usage.keep",
     "usage.memory",

@@ -69,6 +69,7 @@ pub(super) struct RawTasks {
     pub(super) pid_files: BTreeMap<String, OneOrMany>,
     pub(super) follow_symlinks: bool,
     pub(super) rules: Option<toml::Value>,
+    pub(super) proc_events: bool,
 }
 
 /// One of `[[tasks.rules]]`.
