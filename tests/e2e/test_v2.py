@@ -134,6 +134,27 @@ def test_dying_groups_do_not_stand_in_the_way(node, tmp_path):
 
 
 @kit.only_v2
+def test_reclaim_is_an_action(node, tmp_path):
+    node.write_tree({"controllers": ["memory"], "groups": {"a": {}}})
+    node.run("apply", check=0)
+    node.run("exec", "a", "--", "dd", "if=/dev/zero", f"of={tmp_path}/cache", "bs=1M", "count=16", "conv=fsync", check=0)
+    before = int(node.read("memory", "/a", "memory.current"))
+    if not (unified(node, "/a") / "memory.reclaim").exists():
+        assert "no such file" in node.run("reclaim", "a", "8M", check=69).stderr
+        return
+    node.run("reclaim", "a", "8M", check=0)
+    assert int(node.read("memory", "/a", "memory.current")) <= before - (4 << 20)
+    assert node.run("reclaim", "a", "lots").returncode == 64
+    assert "found less" in node.run("reclaim", "a", "1G", check=69).stderr
+
+
+@kit.only_v1
+def test_reclaim_says_that_v1_has_none(node):
+    node.write_tree(cpu_tree({"a": 100}))
+    assert "cgroup v1" in node.run("reclaim", "a", "8M", check=69).stderr
+
+
+@kit.only_v2
 def test_a_group_made_anew_is_measured_anew(node, processes):
     loop = processes("sh", "-c", "while :; do :; done")
     node.write_tree(cpu_tree({"a": 100, "b": 100}))

@@ -11,6 +11,7 @@ mod pages;
 mod plan;
 mod push;
 mod query;
+mod reclaim;
 mod runtime;
 mod tree;
 mod why;
@@ -62,6 +63,7 @@ fn run(args: &Args) -> Result<u8, Exit> {
         Command::Exec { group, command } => cgexec::exec(args, group, command),
         Command::Status => query::status(args),
         Command::Tree => tree::run(args),
+        Command::Reclaim { group, amount } => reclaim::run(args, group, amount),
         Command::Why { pids } => why::run(args, pids),
         Command::Usage { slots, follow, group } => query::usage(args, *slots, *follow, group.as_deref()),
         Command::Convert { tree, to } => convert::run(args, tree.as_deref(), *to),

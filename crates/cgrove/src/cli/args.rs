@@ -111,6 +111,13 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Ask the kernel once to take memory back from a group (cgroup v2, Linux 5.19)
+    Reclaim {
+        /// A group name, or a path such as /clients/vm-1
+        group: String,
+        /// How much, as in 100M
+        amount: String,
+    },
     /// Say which pid file or rule decides where a process belongs, and where it is
     Why {
         #[arg(required = true, value_name = "PID")]

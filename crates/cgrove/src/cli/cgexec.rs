@@ -47,6 +47,11 @@ pub(super) fn lookup(args: &Args, names: &[String], create: bool, all: bool) -> 
     Ok(0)
 }
 
+/// The one group that a name or path means.
+pub(super) fn path_of(desired: &Desired, name: &str) -> Result<GroupPath, Exit> {
+    Ok(paths_of(desired, name, false)?.remove(0))
+}
+
 /// The groups that a name or path means: exactly one, unless all are asked for.
 fn paths_of(desired: &Desired, name: &str, all: bool) -> Result<Vec<GroupPath>, Exit> {
     let paths: Vec<GroupPath> = desired.lookup(name).into_iter().cloned().collect();

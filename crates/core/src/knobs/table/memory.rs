@@ -26,4 +26,4 @@ pub(super) const KNOBS: &[Knob] = &[
     Knob { name: "memory.move_charge_at_immigrate", controller: Memory, kind: Kind::Int { min: 0, max: 3 }, default: "0", unset: Unset::Const("0"), v1: Side::Native, v2: Side::Absent("v2 never moves charges"), since: "v1 2.6.34; only 0 since 6.14", source: RST, about: "bits: 1 anonymous pages, 2 file pages move with the task" },
 ];
 
-const RECLAIM: &str = "an action, not a state: write it by hand (`echo 100M > .../memory.reclaim`), or set memory.high";
+const RECLAIM: &str = "an action, not a state: `cgrove reclaim GROUP 100M`, or set memory.high";
