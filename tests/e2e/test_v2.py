@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -12,6 +13,13 @@ import kit
 from kit import cpu_tree, eventually, never, place, real_place
 
 INNER = {"controllers": ["cpu", "pids"], "groups": {"a": {"groups": {"b": {}}}}}
+
+
+@pytest.fixture
+def on_disk():
+    """A directory on a disk; /tmp may be in memory."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="cgrove-test-") as directory:
+        yield kit.pathlib.Path(directory)
 
 
 def unified(node, path=""):
@@ -117,13 +125,13 @@ def test_a_limit_of_the_tree_is_explained(node):
 
 
 @kit.only_v2
-def test_dying_groups_do_not_stand_in_the_way(node, tmp_path):
+def test_dying_groups_do_not_stand_in_the_way(node, on_disk):
     """A removed group lives on in the kernel while page cache is charged to it; its name is free at once."""
     tree = lambda *names: {"controllers": ["memory"], "groups": {name: {} for name in names}}
     for i in range(3):
         node.write_tree(tree("keep", "dying"))
         node.run("apply", check=0)
-        data = tmp_path / f"data-{i}"
+        data = on_disk / f"data-{i}"
         node.run("exec", "dying", "--", "dd", "if=/dev/zero", f"of={data}", "bs=1M", "count=4", check=0)
         node.write_tree(tree("keep"))
         node.run("apply", check=0)
@@ -134,10 +142,10 @@ def test_dying_groups_do_not_stand_in_the_way(node, tmp_path):
 
 
 @kit.only_v2
-def test_reclaim_is_an_action(node, tmp_path):
+def test_reclaim_is_an_action(node, on_disk):
     node.write_tree({"controllers": ["memory"], "groups": {"a": {}}})
     node.run("apply", check=0)
-    node.run("exec", "a", "--", "dd", "if=/dev/zero", f"of={tmp_path}/cache", "bs=1M", "count=16", "conv=fsync", check=0)
+    node.run("exec", "a", "--", "dd", "if=/dev/zero", f"of={on_disk}/cache", "bs=1M", "count=16", "conv=fsync", check=0)
     before = int(node.read("memory", "/a", "memory.current"))
     if not (unified(node, "/a") / "memory.reclaim").exists():
         assert "no such file" in node.run("reclaim", "a", "8M", check=69).stderr
@@ -171,12 +179,12 @@ def test_a_group_made_anew_is_measured_anew(node, processes):
 
 
 @kit.only_v2
-def test_the_whole_machines_traffic_is_at_the_top(node, tmp_path):
+def test_the_whole_machines_traffic_is_at_the_top(node, on_disk):
     node.write_tree({"groups": {"a": {}}})
     node.start()
     newest = lambda: list(node.ask("show_account", nr_slot=1).values())[0]
     eventually(lambda: newest()["cpu"]["value"]["usage"] > newest()["cpu"]["sub_cgroup"]["a"]["value"]["usage"])
-    node.run("exec", "a", "--", "sh", "-c", f"dd if=/dev/zero of={tmp_path}/x bs=1M count=3 conv=fsync", check=0)
+    node.run("exec", "a", "--", "sh", "-c", f"dd if=/dev/zero of={on_disk}/x bs=1M count=3 conv=fsync", check=0)
     written = lambda: [d["Write"] for d in newest()["io"]["sub_cgroup"]["a"]["value"].values()]
     eventually(lambda: max(written(), default=0) >= 3 << 20)
     assert node.status()["usage"]["io_source"] == "io.stat"
