@@ -75,6 +75,14 @@ def test_rules_of_the_node_come_first_and_pid_files_before_them(node, processes,
     assert shown.startswith(f"{first.pid} worker: /a; tasks.rules[1]") and f"{node.parent}/a" in shown
 
 
+def test_why_says_that_a_group_is_not_there(node, processes, tmp_path):
+    program, start = sleepers(processes, tmp_path)
+    sleeper = start()
+    node.write_tree({"groups": {"a": {"processes": [{"exe": program}]}}})
+    told = node.json("why", sleeper.pid)[0]
+    assert told["group"] == "/a" and "not there yet" in told["state"]
+
+
 def test_children_follow_and_containers_stay(node, processes, tmp_path):
     program, start = sleepers(processes, tmp_path)
     family = processes("/bin/sh", "-c", f": {program}; sleep 600 & wait")

@@ -111,6 +111,16 @@ pub struct Knob {
 }
 
 impl Knob {
+    /// What resets a line of the knob's own file.
+    pub fn reset(&self) -> &'static str {
+        match self.name {
+            "blkio.bfq.weight_device" | "blkio.weight_device" => "default",
+            "io.max" | "io.latency" | "rdma.max" | "misc.max" => "max",
+            _ if matches!(self.kind, Kind::Weight { .. }) => "default",
+            _ => "0",
+        }
+    }
+
     /// The files that it may come to, on either version.
     pub fn targets(&self) -> Vec<&'static str> {
         let name = self.name;

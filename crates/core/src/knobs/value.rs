@@ -138,14 +138,16 @@ fn rules(json: &Json) -> Result<Value, String> {
     Ok(Value::Rules(rules))
 }
 
+/// A value from JSON text, for the tests here and below.
+#[cfg(test)]
+fn parse(kind: Kind, text: &str) -> Result<Value, String> {
+    parse_value(kind, &crate::json::parse(text).unwrap())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::knobs::{find, knobs};
-
-    fn parse(kind: Kind, text: &str) -> Result<Value, String> {
-        parse_value(kind, &crate::json::parse(text).unwrap())
-    }
 
     #[test]
     fn integers_have_ranges_and_may_be_strings() {

@@ -159,12 +159,7 @@ impl Conversion<'_> {
 
     /// Lines by disk or name; several fields of one file, or one field of several files.
     fn lines(&self, keys: &BTreeMap<String, BTreeMap<&'static str, Option<u64>>>) -> Result<Option<Want>, String> {
-        let kind = find(self.file).map_or(self.knob.kind, |k| k.kind);
-        let reset = match (self.file, kind) {
-            (_, Kind::Weight { .. }) | ("blkio.bfq.weight_device" | "blkio.weight_device", _) => "default",
-            ("io.max" | "io.latency" | "rdma.max" | "misc.max", _) => "max",
-            _ => "0",
-        };
+        let reset = find(self.file).unwrap_or(self.knob).reset();
         let by_disk = !matches!(self.knob.kind, Kind::PerName(_));
         let one_field = self.field();
         let mut out = Lines::new(reset);

@@ -26,16 +26,8 @@ impl Knob {
     fn undo_by_look(&self, version: Version, ours: &str, parents: Option<&str>) -> Option<Want> {
         match (self.unset, self.kind) {
             (Unset::PerKey, Kind::Weight { .. }) if version == Version::V1 => Some(Want::Text(self.default.into())),
-            (Unset::PerKey, kind) => {
-                let weight = matches!(kind, Kind::Weight { .. });
-                let weights = weight || self.name.ends_with(".weight_device");
-                let mut lines = Lines::new(if weights {
-                    "default"
-                } else if matches!(self.name, "io.max" | "io.latency" | "rdma.max" | "misc.max") {
-                    "max"
-                } else {
-                    "0"
-                });
+            (Unset::PerKey, _) => {
+                let mut lines = Lines::new(self.reset());
                 lines.release(ours, self.default);
                 Some(Want::Lines(lines))
             }

@@ -123,10 +123,10 @@ pub(super) fn to_json(kind: Kind, keys: &Keyed) -> Json {
 
 #[cfg(test)]
 mod tests {
-    use crate::knobs::{Value, find, parse_value};
+    use crate::knobs::{Value, find};
 
     fn parse(knob: &str, text: &str) -> Result<Value, String> {
-        parse_value(find(knob).unwrap().kind, &crate::json::parse(text).unwrap())
+        super::super::parse(find(knob).unwrap().kind, text)
     }
 
     #[test]

@@ -102,12 +102,9 @@ pub(super) fn class_id(json: &Json, text: &str) -> Result<i64, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parse;
     use super::*;
-    use crate::knobs::{Kind, parse_value};
-
-    fn parse(kind: Kind, text: &str) -> Result<Value, String> {
-        parse_value(kind, &crate::json::parse(text).unwrap())
-    }
+    use crate::knobs::Kind;
 
     #[test]
     fn bytes_take_units_percent_and_max() {
