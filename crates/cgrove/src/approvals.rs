@@ -44,6 +44,11 @@ pub(crate) fn approve(state_dir: &Path, digest: &str) -> io::Result<()> {
     fs::File::create(dir.join(digest)).map(|_| ())
 }
 
+/// An approval counts once.
+pub(crate) fn used(state_dir: &Path, digest: &str) {
+    let _ = fs::remove_file(dir(state_dir).join(digest));
+}
+
 /// The removals that were held by the last plan.
 pub(crate) fn held(state_dir: &Path) -> BTreeSet<Removal> {
     let text = fs::read(state_dir.join(HELD)).unwrap_or_default();

@@ -58,7 +58,7 @@ fn run(args: &Args) -> Result<u8, Exit> {
         Command::Plan { tree } => plan::plan(args, tree.as_deref()),
         Command::Apply { tree } => plan::apply(args, tree.as_deref()),
         Command::Approve { digest } => approve::run(args, digest),
-        Command::Push { tree, approve } => push::run(args, tree, *approve),
+        Command::Push { tree, approve, sign } => push::run(args, tree, *approve, sign.as_deref()),
         Command::Cgexec { names, create, all } => cgexec::lookup(args, names, *create, *all),
         Command::Exec { group, command } => cgexec::exec(args, group, command),
         Command::Status => query::status(args),

@@ -4,9 +4,9 @@ mod build;
 mod load;
 mod names;
 mod raw;
+mod server;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Policy, Prune};
 use cgrove_core::rules::Criteria;
 
-pub(crate) use build::check_reach;
 pub(crate) use load::{ConfigError, environment, load, standard};
+pub(crate) use server::{Address, Roles, Server, Tls, check_reach};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/cgrove/cgrove.toml";
@@ -49,6 +49,8 @@ pub(crate) struct Tree {
     pub(crate) source: SourceKind,
     pub(crate) path: PathBuf,
     pub(crate) state_dir: PathBuf,
+    /// Files with the public keys of those who may sign documents; none: documents need no signature.
+    pub(crate) trusted_keys: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -57,6 +59,20 @@ pub(crate) struct ZooKeeper {
     pub(crate) prefix: String,
     pub(crate) auth: Vec<Auth>,
     pub(crate) session_timeout: Duration,
+    /// PEM files; TLS is spoken when the authority is named.
+    pub(crate) tls: Option<ClientTls>,
+    /// A document that anybody may write is refused.
+    pub(crate) require_safe_acl: bool,
+    /// A document older than the one in force is taken.
+    pub(crate) accept_older: bool,
+}
+
+/// How a server proves itself to us, and we to it; PEM files, read at each connection.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientTls {
+    pub(crate) ca: PathBuf,
+    /// Our certificate and its key.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// One `addauth`; the secret is read again at each connection when it lives in a file.
@@ -151,15 +167,7 @@ pub(crate) struct Redis {
     pub(crate) url: String,
     pub(crate) password: Option<Secret>,
     pub(crate) prefix: String,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Server {
-    pub(crate) listen: Vec<SocketAddr>,
-    pub(crate) allow_from: Vec<ipnet::IpNet>,
-    pub(crate) insecure: bool,
-    pub(crate) hosts: Vec<String>,
-    pub(crate) max_connections: usize,
+    pub(crate) tls: Option<ClientTls>,
 }
 
 impl Config {

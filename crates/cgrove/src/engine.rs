@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -172,7 +171,7 @@ impl Engine {
         if guard.approved {
             self.approved = removals;
             approvals::keep_held(state_dir, &BTreeSet::new());
-            let _ = fs::remove_file(approvals::dir(state_dir).join(&guard.digest));
+            approvals::used(state_dir, &guard.digest);
         } else {
             approvals::keep_held(state_dir, &removals);
         }

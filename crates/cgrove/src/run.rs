@@ -1,7 +1,6 @@
 //! The daemon: starts and stops every task, answers signals. One owner, no globals.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,20 +11,20 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{self, Config, SourceKind, StoreKind};
+use crate::config::{self, Address, Config, SourceKind, StoreKind};
 use crate::demo::{self, Demo};
 use crate::engine::{Engine, EngineError};
 use crate::exit::Exit;
 use crate::reconcile::Reconciler;
-use crate::serve::{self, Library};
-use crate::source::{self, Intake};
+use crate::serve::{self, Library, Port, Proof};
+use crate::source::{self, Demands, Intake};
 use crate::status::{Board, now};
 use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
 use crate::{permission, sampler, service, term};
 
 /// The ports that are open, kept across reloads so that nobody is refused meanwhile.
-type Ports = BTreeMap<SocketAddr, std::net::TcpListener>;
+type Ports = BTreeMap<Address, Port>;
 
 /// Runs until a signal. HUP starts everything anew with the configuration of then; measurements in memory, open
 /// ports and the lock stay. A configuration that cannot be used changes nothing.
@@ -42,12 +41,13 @@ pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
     let passed = take_passed(&mut ports)?;
     config = Arc::new(with_passed(Config::clone(&config), &passed)?);
     open_ports(&mut ports, &config)?;
+    let mut secrets = Secrets::read(&config)?;
     let engine = in_thread({
         let config = config.clone();
         move || Engine::new(config)
     })
     .await?;
-    let mut daemon = Daemon::start(config.clone(), ring.clone(), started, &ports, engine)?;
+    let mut daemon = Daemon::start(config.clone(), ring.clone(), started, &ports, engine, secrets.clone())?;
     if config.demo {
         term::out(&demo::banner(&config, config_path));
     }
@@ -61,7 +61,10 @@ pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
         }
         service::reloading();
         let new = match prepare_reload(config_path, &mut ports, &passed) {
-            Ok(new) => Arc::new(new),
+            Ok((new, read)) => {
+                secrets = read;
+                Arc::new(new)
+            }
             Err(e) => {
                 error!("reload: {}; the configuration stays as it was", e.message);
                 service::ready();
@@ -85,32 +88,47 @@ pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
         .await?;
         ports.retain(|address, _| new.server.listen.contains(address));
         config = new;
-        daemon = Daemon::start(config.clone(), ring.clone(), started, &ports, engine)?;
+        daemon = Daemon::start(config.clone(), ring.clone(), started, &ports, engine, secrets.clone())?;
         service::ready();
     }
 }
 
+/// What files beside the configuration hold: keys, tokens, certificates.
+#[derive(Clone)]
+struct Secrets {
+    proof: Proof,
+    demands: Demands,
+}
+
+impl Secrets {
+    fn read(config: &Config) -> Result<Self, Exit> {
+        let proof = Proof::read(config).map_err(Exit::config)?;
+        Ok(Self { proof, demands: Demands::read(config).map_err(Exit::config)? })
+    }
+}
+
 /// Everything that may go wrong with a new configuration, tried before the old one ends.
-fn prepare_reload(config_path: &Path, ports: &mut Ports, passed: &[SocketAddr]) -> Result<Config, Exit> {
+fn prepare_reload(config_path: &Path, ports: &mut Ports, passed: &[Address]) -> Result<(Config, Secrets), Exit> {
     let config = with_passed(config::load(config_path, config::environment())?, passed)?;
     permission::check(&config)?;
+    let secrets = Secrets::read(&config)?;
     open_ports(ports, &config)?;
-    Ok(config)
+    Ok((config, secrets))
 }
 
 /// Ports that systemd opened for us stay ours for good.
-fn take_passed(ports: &mut Ports) -> Result<Vec<SocketAddr>, Exit> {
+fn take_passed(ports: &mut Ports) -> Result<Vec<Address>, Exit> {
     let mut passed = Vec::new();
     for listener in service::sockets()? {
-        let address = listener.local_addr().map_err(|e| Exit::unavailable(e.to_string()))?;
-        passed.push(address);
+        let address = listener.address().map_err(|e| Exit::unavailable(e.to_string()))?;
+        passed.push(address.clone());
         ports.insert(address, listener);
     }
     Ok(passed)
 }
 
 /// Passed sockets take the place of `server.listen`; who may reach them is checked as for any other.
-fn with_passed(mut config: Config, passed: &[SocketAddr]) -> Result<Config, Exit> {
+fn with_passed(mut config: Config, passed: &[Address]) -> Result<Config, Exit> {
     if !passed.is_empty() {
         config.server.listen = passed.to_vec();
         config::check_reach(&config.server)
@@ -123,9 +141,9 @@ fn with_passed(mut config: Config, passed: &[SocketAddr]) -> Result<Config, Exit
 fn open_ports(ports: &mut Ports, config: &Config) -> Result<(), Exit> {
     for address in &config.server.listen {
         if !ports.contains_key(address) {
-            let listener = serve::listen(*address)
+            let port = Port::open(address)
                 .map_err(|e| Exit::unavailable(format!("server.listen {address}: {e}; is another cgrove running?")))?;
-            ports.insert(*address, listener);
+            ports.insert(address.clone(), port);
         }
     }
     Ok(())
@@ -147,7 +165,14 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(config: Arc<Config>, ring: Arc<Ring>, started: u64, ports: &Ports, engine: Engine) -> Result<Self, Exit> {
+    fn start(
+        config: Arc<Config>,
+        ring: Arc<Ring>,
+        started: u64,
+        ports: &Ports,
+        engine: Engine,
+        secrets: Secrets,
+    ) -> Result<Self, Exit> {
         let io = |what: &str, e: std::io::Error| Exit::unavailable(format!("{what}: {e}"));
         let board = Arc::new(Board::default());
         describe(&board, &config, started);
@@ -156,7 +181,7 @@ impl Daemon {
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let (intake, document) = Intake::new(board.clone(), config.tree.state_dir.clone());
+        let (intake, document) = Intake::new(board.clone(), config.tree.state_dir.clone(), secrets.demands);
         let (news, inbox) = mpsc::channel(16);
         tasks.spawn(intake.run(inbox));
         match config.tree.source {
@@ -172,11 +197,11 @@ impl Daemon {
             tasks.spawn(redis::run(redis, ring.clone(), board.clone()));
         }
         let connections = Arc::new(Semaphore::new(config.server.max_connections));
-        let library = Arc::new(Library::new(config.clone(), board.clone(), ring, reader, document.clone()));
+        let library =
+            Arc::new(Library::new(config.clone(), board.clone(), ring, reader, document.clone(), secrets.proof));
         for address in &config.server.listen {
             if let Some(port) = ports.get(address) {
-                let listener = port.try_clone().and_then(tokio::net::TcpListener::from_std);
-                let listener = listener.map_err(|e| io("server.listen", e))?;
+                let listener = port.listener().map_err(|e| io("server.listen", e))?;
                 tasks.spawn(serve::run(listener, library.clone(), connections.clone()));
             }
         }
@@ -184,7 +209,7 @@ impl Daemon {
         let gone = library.gone.clone();
         let reconciler = Reconciler::new(config.clone(), board, document, engine);
         let reconciler = tokio::spawn(reconciler.run(stopped));
-        info!(node = config.node, parent = config.parent_shown(), listen = ?config.server.listen, "cgrove {} runs", env!("CARGO_PKG_VERSION"));
+        info!(node = config.node, parent = config.parent_shown(), listen = %config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "cgrove {} runs", env!("CARGO_PKG_VERSION"));
         Ok(Self { stop, reconciler, tasks, gone, redis, sampler, _demo: demo })
     }
 

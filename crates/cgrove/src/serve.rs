@@ -1,13 +1,15 @@
-//! One port for everything: WebSocket on `/` and `/ws`, `/healthz`, `/readyz`, `/metrics`. Read-only.
+//! One port for everything, plain or TLS, and a unix socket: WebSocket on `/` and `/ws`, `/healthz`, `/readyz`, `/metrics`. Read-only.
 
 mod access;
 mod metrics;
+mod port;
+mod refusals;
 mod request;
 mod socket;
+mod tls;
+mod tokens;
 
 use std::convert::Infallible;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,19 +17,24 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::config::Config;
+use access::Refusal;
+use port::{Ends, Raw};
+pub(crate) use port::{Listener, Port};
+pub(crate) use tls::Certificates;
+pub(crate) use tokens::Tokens;
+
+use crate::config::{Config, Roles};
 use crate::source::Document;
 use crate::status::Board;
 use crate::store::redis::Redis;
@@ -52,6 +59,22 @@ pub(crate) struct Library {
     pub(crate) wide: Semaphore,
     /// Ends every client when the daemon stops or starts anew.
     pub(crate) gone: CancellationToken,
+    proof: Proof,
+    refusals: refusals::Refusals,
+}
+
+/// What tells clients from strangers, read from files before anything starts.
+#[derive(Clone, Default)]
+pub(crate) struct Proof {
+    tokens: Arc<Tokens>,
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl Proof {
+    pub(crate) fn read(config: &Config) -> Result<Self, String> {
+        let certificates = config.server.tls.as_ref().map(Certificates::read).transpose()?;
+        Ok(Self { tokens: Arc::new(Tokens::read(config)?), certificates: certificates.map(Arc::new) })
+    }
 }
 
 impl Library {
@@ -61,6 +84,7 @@ impl Library {
         ring: Arc<Ring>,
         redis: Option<Redis>,
         document: watch::Receiver<Option<Arc<Document>>>,
+        proof: Proof,
     ) -> Self {
         Self {
             config,
@@ -71,24 +95,19 @@ impl Library {
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             wide: Semaphore::new(2),
             gone: CancellationToken::new(),
+            proof,
+            refusals: refusals::Refusals::default(),
         }
     }
 }
 
-/// Opens the port; done before any source or store is reached.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
 /// Serves until dropped.
-pub(crate) async fn run(listener: TcpListener, library: Arc<Library>, connections: Arc<Semaphore>) {
+pub(crate) async fn run(listener: Listener, library: Arc<Library>, connections: Arc<Semaphore>) {
     let pulse = library.board.pulses.of("server", Duration::from_secs(30));
     loop {
         pulse.beat();
         let Ok(accepted) = tokio::time::timeout(QUIET, listener.accept()).await else { continue };
-        let (stream, peer) = match accepted {
+        let (raw, ends) = match accepted {
             Ok(pair) => pair,
             Err(e) => {
                 // Out of descriptors, or the client was gone already.
@@ -101,22 +120,27 @@ pub(crate) async fn run(listener: TcpListener, library: Arc<Library>, connection
             library.board.update(|s| s.server.refused_total += 1);
             continue;
         };
-        tokio::spawn(connection(stream, peer, library.clone(), Arc::new(permit)));
+        tokio::spawn(connection(raw, ends, library.clone(), Arc::new(permit)));
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, library: Arc<Library>, permit: Arc<OwnedSemaphorePermit>) {
-    let _ = stream.set_nodelay(true);
-    // A peer that lost power says nothing; the kernel finds out.
-    let alive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
-    let _ = SockRef::from(&stream).set_tcp_keepalive(&alive);
-    let local = stream.local_addr().ok();
+async fn connection(raw: Raw, mut ends: Ends, library: Arc<Library>, permit: Arc<OwnedSemaphorePermit>) {
     library.board.update(|s| s.server.connections += 1);
     let count = Arc::new(Count(library.clone(), permit));
     let gone = library.gone.clone();
+    let greeting = port::greet(raw, &mut ends, library.proof.certificates.as_ref());
+    let greeted = tokio::select! {
+        () = gone.cancelled() => return,
+        greeted = tokio::time::timeout(HEADERS, greeting) => greeted,
+    };
+    let stream = match greeted {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(e)) => return debug!(peer = %ends, "greeting: {e}"),
+        Err(_) => return debug!(peer = %ends, "greeting: no answer"),
+    };
     let service = service_fn(|request| {
         let (library, count) = (library.clone(), count.clone());
-        async move { Ok::<_, Infallible>(route(request, Ends { peer, local }, library, count)) }
+        async move { Ok::<_, Infallible>(route(request, ends, library, count)) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -127,7 +151,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, library: Arc<Library>, 
     tokio::select! {
         () = gone.cancelled() => {}
         served = served => if let Err(e) = served {
-            debug!(%peer, "connection: {e}");
+            debug!(peer = %ends, "connection: {e}");
         }
     }
 }
@@ -141,25 +165,18 @@ impl Drop for Count {
     }
 }
 
-/// A connection's two addresses.
-#[derive(Clone, Copy)]
-struct Ends {
-    peer: SocketAddr,
-    local: Option<SocketAddr>,
-}
-
 type Reply = Response<Full<Bytes>>;
 
 fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>, count: Arc<Count>) -> Reply {
-    if let Err(why) = access::check(&library.config, ends.peer, ends.local, request.headers()) {
-        library.board.update(|s| s.server.refused_total += 1);
-        return text(StatusCode::FORBIDDEN, format!("{why}\n"));
-    }
+    let roles = match access::admit(&library.config, &library.proof.tokens, &ends, request.headers()) {
+        Ok(roles) => roles,
+        Err(refusal) => return refuse(&library, &ends, &refusal),
+    };
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET: no request changes anything\n".into());
     }
     match request.uri().path() {
-        "/" | "/ws" if access::wants_websocket(request.headers()) => upgrade(&mut request, ends.peer, library, count),
+        "/" | "/ws" if access::wants_websocket(request.headers()) => upgrade(&mut request, ends, library, count, roles),
         "/" | "/ws" => text(StatusCode::OK, front(&library.config)),
         "/healthz" => match &library.board.pulses.stalled()[..] {
             [] => text(StatusCode::OK, "ok\n".into()),
@@ -168,14 +185,40 @@ fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>, coun
         "/readyz" => {
             let status = library.board.snapshot();
             let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            text(code, readiness(&status))
+            text(code, readiness(&status, roles))
         }
+        "/metrics" if !roles.usage => text(StatusCode::FORBIDDEN, format!("{}\n", request::lacks("usage"))),
         "/metrics" => {
             let body = metrics::render(&library.board.snapshot());
             respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", body)
         }
         _ => text(StatusCode::NOT_FOUND, "here are / (WebSocket), /healthz, /readyz and /metrics\n".into()),
     }
+}
+
+/// A client of this node is told why; a stranger only that, and after too many times not even that.
+fn refuse(library: &Library, ends: &Ends, refusal: &Refusal) -> Reply {
+    library.board.update(|s| s.server.refused_total += 1);
+    let answered = library.refusals.one_more(ends.ip(), refusal.why());
+    let close = HeaderValue::from_static("close");
+    if !answered {
+        let mut reply = Response::new(Full::default());
+        *reply.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+        reply.headers_mut().insert(CONNECTION, close);
+        return reply;
+    }
+    let (code, hint) = match refusal {
+        Refusal::Unknown(_) => (StatusCode::UNAUTHORIZED, "authentication is needed"),
+        Refusal::Never(_) => (StatusCode::FORBIDDEN, "forbidden"),
+    };
+    let why = if ends.is_local() { refusal.why() } else { hint };
+    let mut reply = text(code, format!("{why}\n"));
+    if code == StatusCode::UNAUTHORIZED {
+        let ask = HeaderValue::from_static("Basic realm=\"cgrove: any name, and a token as the password\"");
+        reply.headers_mut().insert(WWW_AUTHENTICATE, ask);
+    }
+    reply.headers_mut().insert(CONNECTION, close);
+    reply
 }
 
 fn front(config: &Config) -> String {
@@ -186,9 +229,13 @@ fn front(config: &Config) -> String {
     )
 }
 
-fn readiness(status: &crate::status::Status) -> String {
+/// Why not is told to those who may read the status.
+fn readiness(status: &crate::status::Status, roles: Roles) -> String {
     if status.ready {
         return "ready\n".into();
+    }
+    if !roles.conf {
+        return "not ready\n".into();
     }
     let mut why = Vec::new();
     if !status.source.connected {
@@ -203,7 +250,13 @@ fn readiness(status: &crate::status::Status) -> String {
 }
 
 /// RFC 6455's handshake; the socket's task starts when the client has read it.
-fn upgrade(request: &mut Request<Incoming>, peer: SocketAddr, library: Arc<Library>, count: Arc<Count>) -> Reply {
+fn upgrade(
+    request: &mut Request<Incoming>,
+    ends: Ends,
+    library: Arc<Library>,
+    count: Arc<Count>,
+    roles: Roles,
+) -> Reply {
     let headers = request.headers();
     let version = headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|v| v == "13");
     let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|_| version).cloned() else {
@@ -220,10 +273,10 @@ fn upgrade(request: &mut Request<Incoming>, peer: SocketAddr, library: Arc<Libra
                 let gone = library.gone.clone();
                 tokio::select! {
                     () = gone.cancelled() => {}
-                    () = socket::run(TokioIo::new(stream), library, peer) => {}
+                    () = socket::run(TokioIo::new(stream), library, ends, roles) => {}
                 }
             }
-            Err(e) => debug!(%peer, "upgrade: {e}"),
+            Err(e) => debug!(peer = %ends, "upgrade: {e}"),
         }
     });
     let accept = derive_accept_key(key.as_bytes());
@@ -246,6 +299,6 @@ fn text(status: StatusCode, body: String) -> Reply {
 fn respond(status: StatusCode, kind: &'static str, body: String) -> Reply {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

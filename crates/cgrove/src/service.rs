@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use sd_notify::NotifyState;
 use tracing::warn;
 
 use crate::exit::Exit;
+use crate::serve::Port;
 use crate::status::{Board, Status};
 
 /// How often the status line is looked at.
@@ -39,7 +41,7 @@ fn tell(state: &[NotifyState]) {
 }
 
 /// The sockets that systemd opened for us (socket activation), in its order.
-pub(crate) fn sockets() -> Result<Vec<TcpListener>, Exit> {
+pub(crate) fn sockets() -> Result<Vec<Port>, Exit> {
     let failed = |e: std::io::Error| Exit::unavailable(format!("the sockets that systemd passed: {e}"));
     let mut out = Vec::new();
     for fd in sd_notify::listen_fds().map_err(failed)? {
@@ -47,10 +49,14 @@ pub(crate) fn sockets() -> Result<Vec<TcpListener>, Exit> {
         #[allow(unsafe_code, reason = "a passed descriptor is only a number")]
         let listener = unsafe { TcpListener::from_raw_fd(fd) };
         listener.set_nonblocking(true).map_err(failed)?;
-        listener.local_addr().map_err(|e| {
-            Exit::unavailable(format!("the sockets that systemd passed: descriptor {fd} is no TCP listener ({e}); the .socket unit has ListenStream=ADDRESS:PORT"))
+        let port = match socket2::SockRef::from(&listener).domain().map_err(failed)? {
+            socket2::Domain::UNIX => Port::Unix(UnixListener::from(std::os::fd::OwnedFd::from(listener)), None),
+            _ => Port::Tcp(listener),
+        };
+        port.address().map_err(|e| {
+            Exit::unavailable(format!("the sockets that systemd passed: descriptor {fd} is no listener ({e}); the .socket unit has ListenStream=ADDRESS:PORT, or a path"))
         })?;
-        out.push(listener);
+        out.push(port);
     }
     Ok(out)
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod file;
 pub(crate) mod last_good;
+pub(crate) mod trust;
 pub(crate) mod zookeeper;
 
 use std::path::PathBuf;
@@ -15,7 +16,13 @@ use cgrove_core::document;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::approvals;
+use crate::config::Config;
 use crate::status::{Board, DocumentStatus, Refused, now};
+use trust::Trust;
+
+/// An approval is looked for this often while one is waited for.
+const APPROVAL: Duration = Duration::from_secs(1);
 
 /// A document in force.
 #[derive(Debug, Clone)]
@@ -26,6 +33,8 @@ pub(crate) struct Document {
     pub(crate) desired: Arc<Desired>,
     /// The digest of the document that this one replaced, for its `allow_removals`.
     pub(crate) previous: Option<String>,
+    /// ZooKeeper's count of changes when this one was written; a file has none.
+    pub(crate) mzxid: Option<i64>,
 }
 
 /// What a source has to say.
@@ -36,24 +45,95 @@ pub(crate) enum News {
     /// Not reachable, or not readable; why.
     Away(String),
     /// The document as it is there now.
-    Document { bytes: Bytes, version: i64 },
+    Document(Fetched),
     /// The source answers, but there is no document.
     Missing(String),
+}
+
+/// A document as its source has it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fetched {
+    pub(crate) bytes: Bytes,
+    pub(crate) version: i64,
+    pub(crate) mzxid: Option<i64>,
+    /// Who may write it that should not.
+    pub(crate) exposed: Option<String>,
+}
+
+/// What a document has to be, beside well-formed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Demands {
+    pub(crate) trust: Trust,
+    pub(crate) safe_acl: bool,
+    pub(crate) accept_older: bool,
+}
+
+impl Demands {
+    /// Reads the keys; the error names the file.
+    pub(crate) fn read(config: &Config) -> Result<Self, String> {
+        let trust = Trust::read(&config.tree.trusted_keys)?;
+        Ok(Self { trust, safe_acl: config.zookeeper.require_safe_acl, accept_older: config.zookeeper.accept_older })
+    }
+}
+
+impl Demands {
+    /// May this document follow the one in force? With the error comes the digest that an operator may approve.
+    fn met(&self, new: &Fetched, current: Option<&Document>, approved: bool) -> Result<(), (String, Option<String>)> {
+        let never = |why: String| Err((why, None));
+        if let Some(exposed) = new.exposed.as_ref().filter(|_| self.safe_acl) {
+            return never(format!("{exposed}; zookeeper.require_safe_acl refuses that"));
+        }
+        let signed = match self.trust.check(&new.bytes) {
+            Ok(serial) => serial,
+            Err(why) => return never(why),
+        };
+        let Some(current) = current.filter(|c| c.bytes != new.bytes) else { return Ok(()) };
+        if let Some((serial, before)) = signed.zip(trust::serial(&current.bytes)) {
+            // What an operator signed later is later, whatever ZooKeeper counts.
+            return if serial > before {
+                Ok(())
+            } else {
+                never(format!(
+                    "it was signed before the one in force (serial {serial}, in force is {before}); sign it anew to go back"
+                ))
+            };
+        }
+        match (new.mzxid, current.mzxid) {
+            (Some(mzxid), Some(before)) if mzxid < before && !self.accept_older && !approved => {
+                let digest = document::digest(&new.bytes);
+                let why = format!(
+                    "it is older than the one in force (mzxid {mzxid:#x}, in force is {before:#x}): a ZooKeeper server that lags, or a ZooKeeper set up anew; if it is right, `cgrove approve {digest}` takes it here, and zookeeper.accept_older everywhere"
+                );
+                Err((why, Some(digest)))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Takes news, publishes what is in force.
 pub(crate) struct Intake {
     board: Arc<Board>,
     state_dir: PathBuf,
+    demands: Demands,
     in_force: watch::Sender<Option<Arc<Document>>>,
+    /// An older document, which an operator may approve.
+    older: Option<(String, Fetched)>,
 }
 
 impl Intake {
     /// Starts with the last good document, if the state directory has one.
-    pub(crate) fn new(board: Arc<Board>, state_dir: PathBuf) -> (Self, watch::Receiver<Option<Arc<Document>>>) {
+    pub(crate) fn new(
+        board: Arc<Board>,
+        state_dir: PathBuf,
+        demands: Demands,
+    ) -> (Self, watch::Receiver<Option<Arc<Document>>>) {
         let (in_force, receiver) = watch::channel(None);
-        let intake = Self { board, state_dir, in_force };
+        let intake = Self { board, state_dir, demands, in_force, older: None };
         match last_good::load(&intake.state_dir) {
+            Ok(Some(last)) if intake.demands.trust.check(&last.bytes).is_err() => {
+                warn!("the last good document is not used: tree.trusted_keys did not sign it");
+            }
             Ok(Some(last)) => {
                 info!(version = last.version, "starting with the last good document");
                 intake.publish(last, true);
@@ -67,9 +147,17 @@ impl Intake {
     pub(crate) async fn run(mut self, mut news: mpsc::Receiver<News>) {
         // A source tells something at least every half minute, if only that nothing changed.
         let pulse = self.board.pulses.of("source", Duration::from_secs(120));
-        while let Some(item) = news.recv().await {
-            pulse.beat();
-            self.take(item);
+        loop {
+            tokio::select! {
+                item = news.recv() => match item {
+                    Some(item) => {
+                        pulse.beat();
+                        self.take(item);
+                    }
+                    None => return,
+                },
+                () = tokio::time::sleep(APPROVAL), if self.older.is_some() => self.look_for_approval(),
+            }
         }
     }
 
@@ -78,10 +166,27 @@ impl Intake {
             News::Connected => self.board.update(|s| (s.source.connected, s.source.error) = (true, None)),
             News::Away(why) => self.trouble(false, why),
             News::Missing(why) => self.trouble(true, format!("{why}; nothing is changed")),
-            News::Document { bytes, version } => {
-                self.board.update(|s| (s.source.connected, s.source.error) = (true, None));
-                self.document(bytes, version);
+            News::Document(fetched) => {
+                let exposed = fetched.exposed.clone();
+                let known = self.board.update(|s| {
+                    (s.source.connected, s.source.error) = (true, None);
+                    std::mem::replace(&mut s.source.exposed, exposed.clone()) == exposed
+                });
+                if let Some(exposed) = exposed.filter(|_| !known) {
+                    warn!("source: {exposed}");
+                }
+                self.older = None;
+                self.document(fetched, false);
             }
+        }
+    }
+
+    fn look_for_approval(&mut self) {
+        let given = approvals::given(&self.state_dir);
+        if let Some((digest, fetched)) = self.older.take_if(|(digest, _)| given.contains(digest)) {
+            info!(digest, "an operator approved an older document");
+            approvals::used(&self.state_dir, &digest);
+            self.document(fetched, true);
         }
     }
 
@@ -96,8 +201,31 @@ impl Intake {
         }
     }
 
-    fn document(&mut self, bytes: Bytes, version: i64) {
+    fn refuse(&self, version: i64, error: String, approve: Option<String>) {
+        let refused = Refused { version, error: error.clone(), approve };
+        let known = self.board.update(|s| {
+            let old = s.refused.replace(refused);
+            old.is_some_and(|o| o.version == version && o.error == error)
+        });
+        if !known {
+            warn!(document_version = version, "document refused, the one before stays in force: {error}");
+        }
+    }
+
+    /// Takes a document, or says why not.
+    fn document(&mut self, fetched: Fetched, approved: bool) {
         let current = self.in_force.borrow().clone();
+        if let Err((error, approve)) = self.demands.met(&fetched, current.as_deref(), approved) {
+            self.refuse(fetched.version, error, approve.clone());
+            self.older = approve.map(|digest| (digest, fetched));
+            return;
+        }
+        let Fetched { bytes, version, mzxid, .. } = fetched;
+        // The same text again, on a server that lags or was set up anew, makes nothing older.
+        let mzxid = match &current {
+            Some(c) if c.bytes == bytes && !approved => mzxid.max(c.mzxid),
+            _ => mzxid,
+        };
         let desired = match &current {
             Some(current) if current.bytes == bytes && current.version == version => {
                 self.board.update(|s| {
@@ -109,17 +237,7 @@ impl Intake {
             Some(current) if current.bytes == bytes => current.desired.clone(),
             _ => match document::parse(&bytes) {
                 Ok(desired) => Arc::new(desired),
-                Err(e) => {
-                    let refused = Refused { version, error: e.to_string() };
-                    let known = self.board.update(|s| {
-                        let old = s.refused.replace(refused);
-                        old.is_some_and(|o| o.version == version)
-                    });
-                    if !known {
-                        warn!(document_version = version, "document refused, the one before stays in force: {e}");
-                    }
-                    return;
-                }
+                Err(e) => return self.refuse(version, e.to_string(), None),
             },
         };
         let previous = match &current {
@@ -127,7 +245,7 @@ impl Intake {
             Some(c) => Some(c.desired.digest.clone()),
             None => None,
         };
-        let document = Document { bytes, version, desired, previous };
+        let document = Document { bytes, version, desired, previous, mzxid };
         if let Err(e) = last_good::save(&self.state_dir, &document) {
             warn!("the document is in force, but could not be kept for the next boot: {e}");
         }

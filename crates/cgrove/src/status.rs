@@ -44,6 +44,9 @@ pub(crate) struct DocumentStatus {
 pub(crate) struct Refused {
     pub(crate) version: i64,
     pub(crate) error: String,
+    /// The digest with which an operator may take it all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) approve: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -53,6 +56,9 @@ pub(crate) struct SourceStatus {
     pub(crate) connected: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
+    /// Who may write the document that should not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exposed: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -172,6 +178,11 @@ impl Board {
         let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Status { usage, ..self.update(|s| s.clone()) }
     }
+}
+
+/// Now, in Unix milliseconds.
+pub(crate) fn now_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 /// Now, in Unix seconds.

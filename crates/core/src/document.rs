@@ -6,6 +6,7 @@ mod error;
 mod from_host;
 mod libcgroup;
 mod schema;
+pub mod signature;
 mod write;
 
 use sha2::{Digest as _, Sha256};
@@ -41,11 +42,12 @@ pub fn parse(bytes: &[u8]) -> Result<Desired, DocumentError> {
         return Err(DocumentError::whole("the document is empty; an empty tree is written {\"groups\": {}}".into()));
     }
     let json = json::parse(text).map_err(|e| DocumentError::syntax(&e))?;
-    let Json::Object(top) = json else {
+    let Json::Object(mut top) = json else {
         return Err(DocumentError::whole("the document is not a JSON object".into()));
     };
-    let parsed =
-        if top.iter().any(|(key, _)| key == "groups") { by_group::parse(&top) } else { by_controller::parse(&top) };
+    let parsed = signature::take(&mut top).and_then(|()| {
+        if top.iter().any(|(key, _)| key == "groups") { by_group::parse(&top) } else { by_controller::parse(&top) }
+    });
     let mut desired = parsed.map_err(|e| e.with_line(text))?;
     desired.digest = digest(bytes);
     Ok(desired)

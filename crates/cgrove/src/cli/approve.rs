@@ -17,14 +17,19 @@ pub(super) fn run(args: &Args, digest: &str) -> Result<u8, Exit> {
     }
     // A daemon that runs knows what it holds; a slip of the hand is caught here.
     if let Ok(status) = query::fetch_status(&config) {
+        let older = status["refused"]["approve"].as_str();
         match status["plan"]["guard"]["digest"].as_str() {
+            _ if older == Some(&digest) => {}
             Some(held) if held == digest => {}
             Some(held) => {
                 return Err(Exit::usage(format!(
                     "the removals held now have digest {held}, not {digest}; look at `cgrove plan` again"
                 )));
             }
-            None => return Err(Exit::usage("no removals are held now".into())),
+            None => {
+                let more = older.map(|d| format!("; a document waits with digest {d}")).unwrap_or_default();
+                return Err(Exit::usage(format!("no removals are held now{more}")));
+            }
         }
     }
     let dir = &config.tree.state_dir;

@@ -81,7 +81,7 @@ pub(crate) enum Command {
     Plan { tree: Option<String> },
     /// Reconcile once, without the daemon
     Apply { tree: Option<String> },
-    /// Let held removals go; status and plan show the digest
+    /// Let held removals go, or an older document come back; status and plan show the digest
     Approve { digest: String },
     /// Validate a document, show its plan for this node, and write it to ZooKeeper
     Push {
@@ -89,6 +89,9 @@ pub(crate) enum Command {
         /// Fill in "allow_removals", so that this document may remove any number of groups, once
         #[arg(long)]
         approve: bool,
+        /// Sign it with this Ed25519 private key (PEM), for nodes with tree.trusted_keys
+        #[arg(long, value_name = "KEY")]
+        sign: Option<PathBuf>,
     },
     /// Print the arguments for libcgroup's cgexec that run a command in a group
     #[command(after_help = "Example: cgexec $(cgrove cgexec vm-1) COMMAND")]

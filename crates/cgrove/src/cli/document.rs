@@ -11,6 +11,7 @@ use super::args::Args;
 use super::runtime::in_runtime;
 use crate::config::{self, Config, SourceKind};
 use crate::exit::Exit;
+use crate::source::trust::Trust;
 use crate::source::{last_good, zookeeper};
 use crate::term;
 
@@ -48,7 +49,15 @@ fn read(path: &Path) -> Result<Found, Exit> {
     Ok(Found { bytes: bytes.into(), place: path.display().to_string() })
 }
 
+/// What the daemon would not take, no command does.
 fn from_source(config: &Config) -> Result<Found, Exit> {
+    let found = read_source(config)?;
+    let trust = Trust::read(&config.tree.trusted_keys).map_err(Exit::config)?;
+    trust.check(&found.bytes).map_err(|why| Exit::document(format!("{}: {why}", found.place)))?;
+    Ok(found)
+}
+
+fn read_source(config: &Config) -> Result<Found, Exit> {
     match config.tree.source {
         SourceKind::File => read(&config.tree.path),
         SourceKind::ZooKeeper => {

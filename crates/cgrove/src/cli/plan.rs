@@ -108,9 +108,10 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
 
 /// What was applied is in force: a later `allow_removals` refers to it.
 fn keep(config: &Config, found: &Found, desired: Desired, previous: Option<String>) {
-    let version = last_good::load(&config.tree.state_dir).ok().flatten().map_or(0, |d| d.version);
-    let document =
-        crate::source::Document { bytes: found.bytes.clone(), version, desired: Arc::new(desired), previous };
+    let last = last_good::load(&config.tree.state_dir).ok().flatten();
+    let (version, mzxid) = last.map_or((0, None), |d| (d.version, d.mzxid));
+    let bytes = found.bytes.clone();
+    let document = crate::source::Document { bytes, version, desired: Arc::new(desired), previous, mzxid };
     let dir = &config.tree.state_dir;
     let kept = last_good::save(dir, &document).and_then(|()| approvals::begin(dir, &document.desired.digest));
     if let Err(e) = kept {

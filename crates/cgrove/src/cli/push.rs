@@ -1,5 +1,7 @@
 //! `cgrove push`
 
+use std::path::Path;
+
 use cgrove_core::json::{self, Json};
 
 use super::args::Args;
@@ -8,10 +10,10 @@ use super::plan;
 use super::runtime::in_runtime;
 use crate::config::SourceKind;
 use crate::exit::Exit;
-use crate::source::zookeeper;
+use crate::source::{trust, zookeeper};
 use crate::term;
 
-pub(super) fn run(args: &Args, tree: &str, approve: bool) -> Result<u8, Exit> {
+pub(super) fn run(args: &Args, tree: &str, approve: bool, sign: Option<&Path>) -> Result<u8, Exit> {
     let config = document::load(args)?;
     if config.tree.source != SourceKind::ZooKeeper {
         return Err(Exit::usage("tree.source is \"file\": replace the file itself, by rename".into()));
@@ -26,6 +28,15 @@ pub(super) fn run(args: &Args, tree: &str, approve: bool) -> Result<u8, Exit> {
         };
         found = with_approval(&found, previous)?;
     }
+    if let Some(key) = sign {
+        let before = current.as_ref().and_then(|(bytes, _)| trust::serial(bytes));
+        let serial = crate::status::now_millis().max(before.map_or(0, |b| b + 1));
+        let bytes = trust::sign(&found.bytes, key, serial).map_err(Exit::no_input)?;
+        found = Found { bytes: bytes.into(), place: found.place };
+    }
+    // What every node would refuse is not written.
+    let trusted = trust::Trust::read(&config.tree.trusted_keys).map_err(Exit::config)?;
+    trusted.check(&found.bytes).map_err(|why| Exit::document(format!("{}: {why}", found.place)))?;
     let desired = document::parse(&found)?;
     if !args.global.json() {
         plan::show_for_push(&config, &desired, previous);

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use hyper::StatusCode;
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::args::Args;
 use super::document;
 use super::runtime::in_runtime;
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::exit::Exit;
 use crate::term::{self, Paint};
 
@@ -20,17 +23,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One request, one reply as text.
 fn ask(config: &Config, request: &Value) -> Result<String, Exit> {
-    let mut address =
-        *config.server.listen.first().ok_or_else(|| Exit::unavailable("server.listen is empty".into()))?;
-    if address.ip().is_unspecified() {
-        address = SocketAddr::new(
-            if address.is_ipv4() { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() },
-            address.port(),
-        );
-    }
+    // The socket needs no token, whatever the ports need.
+    let listen = &config.server.listen;
+    let unix = listen.iter().find(|a| matches!(a, Address::Unix(_)));
+    let address = unix.or(listen.first()).ok_or_else(|| Exit::unavailable("server.listen is empty".into()))?;
     let exchange = async {
+        let stream = reach(address).await.map_err(|e| e.to_string())?;
         let (mut socket, _) =
-            tokio_tungstenite::connect_async(format!("ws://{address}/")).await.map_err(|e| e.to_string())?;
+            tokio_tungstenite::client_async("ws://localhost/", stream).await.map_err(|e| match e {
+                Error::Http(reply) if reply.status() == StatusCode::UNAUTHORIZED => {
+                    "server.trust_loopback is false: add \"/run/cgrove/cgrove.sock\" to server.listen, for this command"
+                        .to_owned()
+                }
+                e => e.to_string(),
+            })?;
         socket.send(Message::text(request.to_string())).await.map_err(|e| e.to_string())?;
         while let Some(message) = socket.next().await {
             if let Message::Text(text) = message.map_err(|e| e.to_string())? {
@@ -42,6 +48,20 @@ fn ask(config: &Config, request: &Value) -> Result<String, Exit> {
     let limited = async { tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err("no answer".into())) };
     in_runtime(limited)?
         .map_err(|e| Exit::unavailable(format!("no daemon answers on {address}: {e}; is `cgrove run` running?")))
+}
+
+trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Both for T {}
+
+async fn reach(address: &Address) -> std::io::Result<Box<dyn Both>> {
+    let mut address = match address {
+        Address::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+        Address::Tcp(address) => *address,
+    };
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    Ok(Box::new(TcpStream::connect(address).await?))
 }
 
 fn ask_json(config: &Config, request: &Value) -> Result<Value, Exit> {
@@ -98,6 +118,9 @@ fn render_status(s: &Value, paint: Paint) -> String {
             error(&s["source"])
         ),
     );
+    if let Some(exposed) = s["source"]["exposed"].as_str() {
+        line("", format!("{} {exposed}", paint.yellow("warning")));
+    }
     match &s["document"] {
         Value::Null => line("document", paint.red("none in force")),
         d => {

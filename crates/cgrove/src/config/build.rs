@@ -1,6 +1,5 @@
 //! From the file's shape to [`Config`]: defaults, units, and what does not fit together.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +12,10 @@ use cgrove_core::knobs::CpuConversion;
 use cgrove_core::plan::{Policy, Protected, Prune};
 use cgrove_core::rules::Criteria;
 
-use super::raw::{OneOrMany, Raw, RawAuth, RawCgroup, RawCpu, RawRule, RawServer, RawZooKeeper};
+use super::raw::{Raw, RawAuth, RawCgroup, RawCpu, RawRule, RawZooKeeper};
+use super::server::server;
 use super::{
-    Auth, Cgroup, Config, Redis, Secret, Server, SourceKind, StoreKind, TaskRule, Tasks, Tree, Usage, ZooKeeper,
+    Auth, Cgroup, ClientTls, Config, Redis, Secret, SourceKind, StoreKind, TaskRule, Tasks, Tree, Usage, ZooKeeper,
 };
 
 /// A setting and what is wrong with it.
@@ -41,6 +41,7 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         (None, SourceKind::ZooKeeper) => PathBuf::new(),
     };
     let state_dir = base.join(raw.tree.state_dir.unwrap_or_else(|| "/var/lib/cgrove".into()));
+    let trusted_keys = raw.tree.trusted_keys.iter().map(|path| base.join(path)).collect();
     let zookeeper = zookeeper(raw.zookeeper, source, base)?;
     let cgroup = cgroup(raw.cgroup, &raw.cpu, &state_dir)?;
     let interval = duration("tasks.interval", raw.tasks.interval, Duration::from_secs(30), Duration::from_millis(100))?;
@@ -77,12 +78,16 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         url: url.unwrap_or_else(|| "redis://127.0.0.1:6379".into()),
         password: raw.redis.password_file.map(|p| secret_file(base, &p)),
         prefix: prefix.trim_end_matches('/').to_owned(),
+        tls: client_tls("redis.tls_ca", [raw.redis.tls_ca, raw.redis.tls_certificate, raw.redis.tls_key], base)?,
     };
+    if redis.tls.is_some() && !redis.url.starts_with("rediss://") {
+        return Err(("redis.tls_ca", "is used with a redis.url that begins with rediss://".into()));
+    }
     // A wrong URL is a configuration error even before Redis is used; the client's text may quote the URL and its password.
     if let Err(e) = redis::Client::open(redis.url.as_str()) {
         return Err(("redis.url", format!("not of the form redis://[user:password@]host:port[/db] ({:?})", e.kind())));
     }
-    let server = server(raw.server)?;
+    let server = server(raw.server, base)?;
     let tasks = Tasks {
         interval,
         pid_files,
@@ -92,7 +97,7 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     };
     Ok(Config {
         node,
-        tree: Tree { source, path, state_dir },
+        tree: Tree { source, path, state_dir, trusted_keys },
         zookeeper,
         cgroup,
         tasks,
@@ -155,11 +160,35 @@ fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKe
     }
     let session_timeout =
         duration("zookeeper.session_timeout", raw.session_timeout, Duration::from_secs(10), Duration::from_secs(1))?;
-    Ok(ZooKeeper { hosts, prefix: prefix.trim_end_matches('/').into(), auth, session_timeout })
+    let tls = client_tls("zookeeper.tls_ca", [raw.tls_ca, raw.tls_certificate, raw.tls_key], base)?;
+    Ok(ZooKeeper {
+        hosts,
+        prefix: prefix.trim_end_matches('/').into(),
+        auth,
+        session_timeout,
+        tls,
+        require_safe_acl: raw.require_safe_acl,
+        accept_older: raw.accept_older,
+    })
+}
+
+/// Authority, certificate, key.
+fn client_tls(name: &'static str, files: [Option<PathBuf>; 3], base: &Path) -> Result<Option<ClientTls>, Bad> {
+    let [ca, certificate, key] = files.map(|file| file.map(|path| base.join(path)));
+    match (ca, certificate, key) {
+        (None, None, None) => Ok(None),
+        (None, ..) => {
+            Err((name, "is needed beside tls_certificate and tls_key: who signed the server's certificate".into()))
+        }
+        (Some(_), Some(_), None) | (Some(_), None, Some(_)) => {
+            Err((name, "tls_certificate and tls_key are set together or not at all".into()))
+        }
+        (Some(ca), certificate, key) => Ok(Some(ClientTls { ca, identity: certificate.zip(key) })),
+    }
 }
 
 /// A secret's file; below `$CREDENTIALS_DIRECTORY` it is one that systemd passes.
-fn secret_file(base: &Path, path: &Path) -> Secret {
+pub(super) fn secret_file(base: &Path, path: &Path) -> Secret {
     match path.strip_prefix("$CREDENTIALS_DIRECTORY") {
         Ok(name) => Secret::Credential(name.to_owned()),
         Err(_) => Secret::File(base.join(path)),
@@ -200,48 +229,6 @@ fn cgroup(raw: RawCgroup, cpu: &RawCpu, state_dir: &Path) -> Result<Cgroup, Bad>
         policy: Policy { prune, protected, conversion },
         resync: duration("cgroup.resync", raw.resync, Duration::from_secs(60), Duration::from_secs(1))?,
     })
-}
-
-fn server(raw: RawServer) -> Result<Server, Bad> {
-    let listen = raw.listen.map(OneOrMany::list).unwrap_or_else(|| vec!["127.0.0.1:43409".into()]);
-    let listen = listen
-        .iter()
-        .map(|text| {
-            text.parse::<SocketAddr>().map_err(|_| {
-                (
-                    "server.listen",
-                    format!("{text:?} is not an address and port such as \"127.0.0.1:43409\" or \"[::1]:43409\""),
-                )
-            })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let allow_from = raw
-        .allow_from
-        .iter()
-        .map(|text| {
-            let net = text.parse::<ipnet::IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into));
-            net.map_err(|_| ("server.allow_from", format!("{text:?} is not a network such as \"10.0.0.0/8\"")))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let server = Server {
-        listen,
-        allow_from,
-        insecure: raw.insecure,
-        hosts: raw.hosts,
-        max_connections: raw.max_connections.unwrap_or(1024).max(1),
-    };
-    check_reach(&server).map_err(|why| ("server.listen", why))?;
-    Ok(server)
-}
-
-/// Other hosts may reach us only where someone said so.
-pub(crate) fn check_reach(server: &Server) -> Result<(), String> {
-    match server.listen.iter().find(|a| !a.ip().is_loopback()) {
-        Some(open) if server.allow_from.is_empty() && !server.insecure => Err(format!(
-            "{open} is reachable from other hosts, without a password: name who may read with server.allow_from = [\"10.0.0.0/8\"], or say server.insecure = true"
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn duration(name: &'static str, text: Option<String>, default: Duration, least: Duration) -> Result<Duration, Bad> {

@@ -143,7 +143,7 @@ fn line_of(text: &str, dotted: &str) -> usize {
 mod tests {
     use cgrove_core::ids::GroupPath;
 
-    use super::super::StoreKind;
+    use super::super::{Address, StoreKind};
     use super::*;
 
     fn with_env(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
@@ -161,7 +161,7 @@ mod tests {
     fn defaults_are_cgrouparchs_where_it_had_them() {
         let config = with_env(FILE, &[]).unwrap();
         assert_eq!(config.tree.path, Path::new("/base/tree.json"));
-        assert_eq!(config.server.listen, ["127.0.0.1:43409".parse().unwrap()]);
+        assert_eq!(config.server.listen, [Address::Tcp("127.0.0.1:43409".parse().unwrap())]);
         assert_eq!((config.tasks.interval.as_secs(), config.usage.keep.as_secs()), (30, 300));
         assert_eq!((config.redis.prefix.as_str(), config.usage.store), ("cgroup_arch", StoreKind::Memory));
         assert_eq!((config.parents().v1.as_str(), config.parents().v2.as_str()), ("/", "/cgrove"));
@@ -185,7 +185,7 @@ mod tests {
             &[("CGROVE_SERVER_LISTEN", "127.0.0.1:1"), ("CGROVE_CGROUP_PROTECTED", "[\"a\"]"), ("PATH", "x")],
         )
         .unwrap();
-        assert_eq!(config.server.listen, ["127.0.0.1:1".parse().unwrap()]);
+        assert_eq!(config.server.listen, [Address::Tcp("127.0.0.1:1".parse().unwrap())]);
         let text =
             with_env(&format!("{FILE}[tasks]\ninterval = \"2s\""), &[("CGROVE_TASKS_INTERVAL", "x")]).unwrap_err();
         assert!(text.starts_with("environment variable CGROVE_TASKS_INTERVAL: "), "{text}");

@@ -26,6 +26,7 @@ pub(super) struct RawTree {
     pub(super) source: Option<String>,
     pub(super) path: Option<PathBuf>,
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) trusted_keys: Vec<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -35,6 +36,11 @@ pub(super) struct RawZooKeeper {
     pub(super) prefix: Option<String>,
     pub(super) auth: Option<toml::Value>,
     pub(super) session_timeout: Option<String>,
+    pub(super) tls_ca: Option<PathBuf>,
+    pub(super) tls_certificate: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
+    pub(super) require_safe_acl: bool,
+    pub(super) accept_older: bool,
 }
 
 #[derive(Deserialize)]
@@ -96,6 +102,9 @@ pub(super) struct RawRedis {
     pub(super) url: Option<toml::Value>,
     pub(super) password_file: Option<PathBuf>,
     pub(super) prefix: Option<String>,
+    pub(super) tls_ca: Option<PathBuf>,
+    pub(super) tls_certificate: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -104,8 +113,23 @@ pub(super) struct RawServer {
     pub(super) listen: Option<OneOrMany>,
     pub(super) allow_from: Vec<String>,
     pub(super) insecure: bool,
+    pub(super) trust_loopback: Option<bool>,
     pub(super) hosts: Vec<String>,
     pub(super) max_connections: Option<usize>,
+    pub(super) tls_certificate: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
+    pub(super) tls_client_ca: Option<PathBuf>,
+    pub(super) tls_client_roles: Option<Vec<String>>,
+    pub(super) tokens: Option<toml::Value>,
+}
+
+/// One of `[[server.tokens]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawToken {
+    pub(super) name: String,
+    pub(super) roles: Vec<String>,
+    pub(super) file: PathBuf,
 }
 
 #[derive(Deserialize, Clone)]

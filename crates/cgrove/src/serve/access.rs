@@ -1,38 +1,66 @@
-//! Who may ask. Loopback needs no password: it learns what /sys/fs/cgroup shows to every local user anyway. Host and
-//! Origin are checked, so that a page in an operator's browser cannot ask for it (DNS rebinding).
+//! Who may ask, and for what. This node's clients need no password: they learn what /sys/fs/cgroup shows to every
+//! local user anyway. Others bring a token or a certificate over TLS, or come from a network that someone named. Host
+//! and Origin are checked, so that a page in an operator's browser cannot ask (DNS rebinding).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use hyper::HeaderMap;
 use hyper::header::{HOST, ORIGIN, UPGRADE};
 
-use crate::config::Config;
+use super::port::Ends;
+use super::tokens::{self, Tokens};
+use crate::config::{Config, Roles};
 
-/// `Err` says what is not allowed.
-pub(super) fn check(
-    config: &Config,
-    peer: SocketAddr,
-    local: Option<SocketAddr>,
-    headers: &HeaderMap,
-) -> Result<(), &'static str> {
-    let ip = peer.ip().to_canonical();
-    let own = local.is_some_and(|l| l.ip().to_canonical() == ip);
-    if !ip.is_loopback()
-        && !own
-        && !config.server.insecure
-        && !config.server.allow_from.iter().any(|net| net.contains(&ip))
-    {
-        return Err("this address is not in server.allow_from");
+/// Why not. A stranger is told no more than that.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// A password would help.
+    Unknown(&'static str),
+    /// None would.
+    Never(&'static str),
+}
+
+impl Refusal {
+    pub(super) fn why(&self) -> &'static str {
+        match self {
+            Self::Unknown(why) | Self::Never(why) => why,
+        }
+    }
+}
+
+/// What the client may ask for.
+pub(super) fn admit(config: &Config, tokens: &Tokens, ends: &Ends, headers: &HeaderMap) -> Result<Roles, Refusal> {
+    if ends.peer.is_none() {
+        // Who may open the socket was decided by its mode, and no browser can.
+        return Ok(Roles::ALL);
     }
     let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
     if !host_allowed(config, host) {
-        return Err("this Host is not an IP address, localhost, the node's name or in server.hosts");
+        return Err(Refusal::Never("its Host is not an IP address, localhost, the node's name or in server.hosts"));
     }
     match headers.get(ORIGIN).map(|o| o.to_str().unwrap_or_default()) {
         Some(origin) if origin.split_once("://").map(|(_, rest)| rest) != Some(host) => {
-            Err("requests from other sites' pages are refused")
+            return Err(Refusal::Never("requests from other sites' pages are refused"));
         }
-        _ => Ok(()),
+        _ => {}
+    }
+    let server = &config.server;
+    let local = ends.is_local();
+    let ip = ends.ip();
+    if server.insecure || (local && server.trust_loopback) || server.allow_from.iter().any(|net| net.contains(&ip)) {
+        return Ok(Roles::ALL);
+    }
+    if !local && !ends.tls {
+        // Not even a right token: on its way here everybody could read it.
+        return Err(Refusal::Never("it is not in server.allow_from and does not speak TLS"));
+    }
+    let certified = server.tls.as_ref().filter(|_| ends.certified).map(|tls| tls.client_roles);
+    let token = tokens::presented(headers);
+    match (certified, token.as_deref().and_then(|t| tokens.roles(t))) {
+        (Some(a), Some(b)) => Ok(a.and(b)),
+        (Some(roles), None) | (None, Some(roles)) => Ok(roles),
+        (None, None) if token.is_some() => Err(Refusal::Unknown("its token is not known")),
+        (None, None) => Err(Refusal::Unknown("it brought no token and no certificate")),
     }
 }
 
@@ -67,11 +95,22 @@ mod tests {
         config
     }
 
-    fn asks(config: &Config, peer: &str, host: &str, origin: Option<&str>) -> bool {
+    fn admits(config: &Config, ends: Ends, host: &str, more: &[(&'static str, &str)]) -> Result<Roles, Refusal> {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().unwrap());
-        origin.map(|o| headers.insert(ORIGIN, o.parse().unwrap()));
-        check(config, peer.parse().unwrap(), "10.0.0.9:1".parse().ok(), &headers).is_ok()
+        for (name, value) in more {
+            headers.insert(*name, value.parse().unwrap());
+        }
+        admit(config, &Tokens::read(config).unwrap(), &ends, &headers)
+    }
+
+    fn from(peer: &str) -> Ends {
+        Ends { peer: peer.parse().ok(), local: "10.0.0.9:1".parse().ok(), tls: false, certified: false }
+    }
+
+    fn asks(config: &Config, peer: &str, host: &str, origin: Option<&str>) -> bool {
+        let origin: Vec<_> = origin.map(|o| ("origin", o)).into_iter().collect();
+        admits(config, from(peer), host, &origin).is_ok()
     }
 
     #[test]
@@ -99,5 +138,31 @@ mod tests {
             None
         ));
         assert!(asks(&config("listen = \"0.0.0.0:1\"\ninsecure = true"), "11.0.0.1:5", "10.0.0.1", None));
+    }
+
+    #[test]
+    fn tokens_and_certificates_count_over_tls_and_on_this_node() {
+        let file = std::env::temp_dir().join(format!("cgrove-token-{}", std::process::id()));
+        std::fs::write(&file, "0123456789abcdef\n").unwrap();
+        let c = config(&format!(
+            "listen = \"0.0.0.0:1\"\ntrust_loopback = false\ntls_certificate = \"c\"\ntls_key = \"k\"\ntls_client_ca = \"a\"\n[[server.tokens]]\nname = \"t\"\nroles = [\"conf\"]\nfile = {file:?}"
+        ));
+        let usage = Roles { usage: true, conf: false };
+        let conf = Roles { usage: false, conf: true };
+        let right = [("authorization", "Bearer 0123456789abcdef")];
+        let wrong = [("authorization", "Bearer 0123456789abcdee")];
+        let plain = from("11.0.0.1:5");
+        let tls = Ends { tls: true, ..plain };
+        let certified = Ends { certified: true, ..tls };
+        assert_eq!(admits(&c, tls, "10.0.0.9", &right), Ok(conf));
+        assert_eq!(admits(&c, certified, "10.0.0.9", &[]), Ok(usage));
+        assert_eq!(admits(&c, certified, "10.0.0.9", &right), Ok(Roles::ALL));
+        assert_eq!(admits(&c, from("127.0.0.1:5"), "127.0.0.1", &right), Ok(conf));
+        assert_eq!(admits(&c, Ends { peer: None, ..plain }, "evil.example", &[]), Ok(Roles::ALL));
+        assert!(matches!(admits(&c, tls, "10.0.0.9", &wrong), Err(Refusal::Unknown(_))));
+        assert!(matches!(admits(&c, from("127.0.0.1:5"), "127.0.0.1", &[]), Err(Refusal::Unknown(_))));
+        assert!(matches!(admits(&c, plain, "10.0.0.9", &right), Err(Refusal::Never(_))));
+        assert!(matches!(admits(&c, tls, "evil.example", &right), Err(Refusal::Never(_))));
+        std::fs::remove_file(file).unwrap();
     }
 }

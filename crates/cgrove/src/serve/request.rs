@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::Library;
+use crate::config::Roles;
 
 const COMMANDS: [&str; 4] = ["show_account", "get_conf", "get_status", "list_groups"];
 
@@ -19,14 +20,14 @@ const LARGEST: usize = 128 << 20;
 pub(super) type Pieces = Vec<Bytes>;
 
 /// Answers one request. Whatever is wrong becomes `{"error": ...}`.
-pub(super) async fn answer(library: &Library, message: &str) -> Pieces {
-    match dispatch(library, message).await {
+pub(super) async fn answer(library: &Library, roles: Roles, message: &str) -> Pieces {
+    match dispatch(library, roles, message).await {
         Ok(pieces) => pieces,
         Err(error) => vec![Bytes::from(json!({ "error": error }).to_string())],
     }
 }
 
-async fn dispatch(library: &Library, message: &str) -> Result<Pieces, String> {
+async fn dispatch(library: &Library, roles: Roles, message: &str) -> Result<Pieces, String> {
     const SHAPE: &str = r#"a request is {"cmd": "show_account", "args": {"nr_slot": 2}}"#;
     let request: Value = serde_json::from_str(message).map_err(|e| format!("not JSON: {e}; {SHAPE}"))?;
     let cmd = match request.get("cmd") {
@@ -40,6 +41,8 @@ async fn dispatch(library: &Library, message: &str) -> Result<Pieces, String> {
         Some(_) => return Err(format!("\"args\" is not an object; {SHAPE}")),
     };
     match cmd.as_str() {
+        "show_account" | "list_groups" if !roles.usage => Err(lacks("usage")),
+        "get_conf" | "get_status" if !roles.conf => Err(lacks("conf")),
         "show_account" => show_account(library, args).await,
         "get_conf" => get_conf(library),
         "get_status" => {
@@ -51,6 +54,11 @@ async fn dispatch(library: &Library, message: &str) -> Result<Pieces, String> {
             Err(format!("unknown cmd {cmd:?}{hint}. Known: {}", COMMANDS.join(", ")))
         }
     }
+}
+
+/// What a client is told whose token or certificate does not open this.
+pub(super) fn lacks(role: &str) -> String {
+    format!("this needs the role {role:?}, which the token or certificate of this client does not have")
 }
 
 /// Slots of a range, both ends included; slots without data are left out.

@@ -1,7 +1,6 @@
 //! One WebSocket client: a request, a reply, until it leaves. A slow reader is dropped, a large reply is streamed.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,9 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tracing::debug;
 
+use super::port::Ends;
 use super::{Library, request};
+use crate::config::Roles;
 
 /// Longest request.
 const LARGEST: usize = 64 << 10;
@@ -27,7 +28,7 @@ const SMALL: usize = 16 << 10;
 /// A client that takes no frame for so long is dropped.
 const SLOW: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Arc<Library>, peer: SocketAddr) {
+pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Arc<Library>, ends: Ends, roles: Roles) {
     let config = WebSocketConfig::default()
         .read_buffer_size(8 << 10)
         .write_buffer_size(0)
@@ -39,7 +40,7 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
         let pieces = match message {
             Ok(Message::Text(text)) => {
                 library.board.update(|s| s.server.requests_total += 1);
-                request::answer(&library, &text).await
+                request::answer(&library, roles, &text).await
             }
             Ok(Message::Binary(_)) => {
                 vec![Bytes::from_static(br#"{"error":"requests are text messages, not binary ones"}"#)]
@@ -56,12 +57,12 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
                 break;
             }
             Err(e) => {
-                debug!(%peer, "websocket: {e}");
+                debug!(peer = %ends, "websocket: {e}");
                 break;
             }
         };
         if let Err(why) = send(&mut socket, pieces, &library).await {
-            debug!(%peer, "websocket: {why}");
+            debug!(peer = %ends, "websocket: {why}");
             break;
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::News;
+use super::{Fetched, News};
 use crate::hints::DirWatch;
 
 /// Also catches what inotify cannot see, such as a changed target of a symbolic link.
@@ -30,7 +30,7 @@ pub(crate) async fn run(path: PathBuf, news: mpsc::Sender<News>) {
                     version += i64::from(last.is_some());
                     last = Some(bytes.clone());
                 }
-                News::Document { bytes, version }
+                News::Document(Fetched { bytes, version, ..Fetched::default() })
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 News::Away(format!("{} does not exist; nothing is changed", path.display()))

@@ -20,6 +20,8 @@ struct Header {
     version: i64,
     digest: String,
     previous: Option<String>,
+    #[serde(default)]
+    mzxid: Option<i64>,
 }
 
 /// Makes the state directory, mode 0700.
@@ -35,6 +37,7 @@ pub(crate) fn save(dir: &Path, document: &Document) -> io::Result<()> {
         version: document.version,
         digest: document.desired.digest.clone(),
         previous: document.previous.clone(),
+        mzxid: document.mzxid,
     };
     let temporary = dir.join(format!("{FILE}.new"));
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -62,7 +65,13 @@ pub(crate) fn load(dir: &Path) -> Result<Option<Document>, String> {
         return Err(torn("its checksum is wrong"));
     }
     let desired = cgrove_core::document::parse(&body).map_err(|e| torn(&e.to_string()))?;
-    Ok(Some(Document { bytes: body, version: header.version, desired: Arc::new(desired), previous: header.previous }))
+    Ok(Some(Document {
+        bytes: body,
+        version: header.version,
+        desired: Arc::new(desired),
+        previous: header.previous,
+        mzxid: header.mzxid,
+    }))
 }
 
 #[cfg(test)]
@@ -75,10 +84,11 @@ mod tests {
         assert!(load(&dir).unwrap().is_none());
         let bytes = Bytes::from_static(br#"{"groups": {"a": {}}}"#);
         let desired = Arc::new(cgrove_core::document::parse(&bytes).unwrap());
-        let document = Document { bytes: bytes.clone(), version: 7, desired, previous: Some("x".into()) };
+        let document =
+            Document { bytes: bytes.clone(), version: 7, desired, previous: Some("x".into()), mzxid: Some(5) };
         save(&dir, &document).unwrap();
         let back = load(&dir).unwrap().unwrap();
-        assert_eq!((back.bytes, back.version, back.previous.as_deref()), (bytes, 7, Some("x")));
+        assert_eq!((back.bytes, back.version, back.previous.as_deref(), back.mzxid), (bytes, 7, Some("x"), Some(5)));
         let whole = fs::read(dir.join(FILE)).unwrap();
         for end in 0..whole.len() {
             fs::write(dir.join(FILE), &whole[..end]).unwrap();

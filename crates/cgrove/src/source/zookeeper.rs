@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tracing::debug;
-use zookeeper_client::{Acls, Client, CreateMode, Error, SessionState};
+use zookeeper_client::{Acl, Acls, Client, CreateMode, Error, Permission, SaslOptions, SessionState};
+use zookeeper_client::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
 
-use super::News;
-use crate::config::{Secret, ZooKeeper};
+use super::{Fetched, News};
+use crate::config::{ClientTls, Secret, ZooKeeper};
 
 /// One-shot watches survive reconnects; this catches whatever they might miss.
 const REREAD: Duration = Duration::from_secs(30);
@@ -55,13 +56,44 @@ pub(crate) async fn connect(config: &ZooKeeper) -> Result<Client, String> {
         .with_connection_timeout(Duration::from_secs(3));
     for auth in &config.auth {
         let credential = auth.credential.read().map_err(|e| format!("zookeeper.auth: {e}"))?;
-        connector = connector.with_auth(&auth.scheme, credential.as_bytes());
+        connector = match (auth.scheme.as_str(), credential.split_once(':')) {
+            ("sasl", Some((user, password))) => {
+                connector.with_sasl(SaslOptions::digest_md5(user.to_owned(), password.to_owned()))
+            }
+            ("sasl", None) => return Err("zookeeper.auth: the credential of sasl is user:password".into()),
+            (scheme, _) => connector.with_auth(scheme, credential.as_bytes()),
+        };
     }
-    match tokio::time::timeout(config.session_timeout + OPERATION, connector.connect(&config.hosts)).await {
+    let secure = config.tls.is_some();
+    if let Some(tls) = &config.tls {
+        connector = connector.with_tls(tls_options(tls)?);
+    }
+    let connecting = async {
+        match secure {
+            true => connector.secure_connect(&config.hosts).await,
+            false => connector.connect(&config.hosts).await,
+        }
+    };
+    match tokio::time::timeout(config.session_timeout + OPERATION, connecting).await {
         Ok(Ok(client)) => Ok(client),
         Ok(Err(e)) => Err(format!("zookeeper {}: {e}{}", config.hosts, diagnose(&config.hosts).await)),
         Err(_) => Err(format!("zookeeper {}: no answer{}", config.hosts, diagnose(&config.hosts).await)),
     }
+}
+
+fn tls_options(tls: &ClientTls) -> Result<TlsOptions, String> {
+    let read = |setting: &str, path: &std::path::Path| {
+        std::fs::read_to_string(path).map_err(|e| format!("zookeeper.{setting} {}: {e}", path.display()))
+    };
+    let ca = TlsCa::from_pem(&read("tls_ca", &tls.ca)?).map_err(|e| format!("zookeeper.tls_ca: {e}"))?;
+    let mut certificates = TlsCerts::builder().with_ca(ca);
+    if let Some((certificate, key)) = &tls.identity {
+        let identity = TlsIdentity::from_pem(&read("tls_certificate", certificate)?, &read("tls_key", key)?)
+            .map_err(|e| format!("zookeeper.tls_certificate: {e}"))?;
+        certificates = certificates.with_identity(identity);
+    }
+    let certificates = certificates.build().map_err(|e| format!("zookeeper.tls_ca: {e}"))?;
+    Ok(TlsOptions::new().with_certs(certificates))
 }
 
 /// The client collapses causes; name resolution and TCP tell them apart.
@@ -92,7 +124,9 @@ async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>,
         let mut pause = REREAD;
         match within(client.get_and_watch_data(&path)).await {
             Ok((data, stat, armed)) => {
-                item = News::Document { bytes: Bytes::from(data), version: i64::from(stat.version) };
+                let exposed = exposed(client, config, &path).await;
+                let (bytes, version) = (Bytes::from(data), i64::from(stat.version));
+                item = News::Document(Fetched { bytes, version, mzxid: Some(stat.mzxid), exposed });
                 watcher = Some(armed);
                 *attempt = 0;
             }
@@ -148,6 +182,34 @@ async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>,
         if let Some(state) = end {
             return format!("zookeeper {}: session {state:?}; starting a new one", config.hosts);
         }
+    }
+}
+
+/// Says so when anybody may write the document, or put another one in its place.
+async fn exposed(client: &Client, config: &ZooKeeper, path: &str) -> Option<String> {
+    let anybody = |acls: &[Acl], wanted: Permission| {
+        let world = acls.iter().filter(|acl| acl.scheme() == "world" && acl.id() == "anyone");
+        world.fold(Permission::NONE, |all, acl| all | acl.permission()).has(wanted)
+    };
+    let mend = "set its ACL with zkCli's setAcl, or let `cgrove push` make it with zookeeper.auth";
+    match within(client.get_acl(path)).await {
+        Ok((acls, _)) if anybody(&acls, Permission::WRITE) || anybody(&acls, Permission::ADMIN) => {
+            return Some(format!("znode {path} can be written by anybody; {mend}"));
+        }
+        Err(Error::NoAuth) if config.require_safe_acl => {
+            return Some(format!("the ACL of znode {path} cannot be read"));
+        }
+        _ => {}
+    }
+    let above = if config.prefix.is_empty() { "/" } else { &config.prefix };
+    match within(client.get_acl(above)).await {
+        Ok((acls, _))
+            if anybody(&acls, Permission::DELETE | Permission::CREATE) || anybody(&acls, Permission::ADMIN) =>
+        {
+            Some(format!("znode {above} lets anybody delete {path} and make another; {mend}"))
+        }
+        Err(Error::NoAuth) if config.require_safe_acl => Some(format!("the ACL of znode {above} cannot be read")),
+        _ => None,
     }
 }
 

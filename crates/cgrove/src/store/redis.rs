@@ -1,19 +1,22 @@
 //! Slots in Redis: `{prefix}/account/{slot}`, each with its expiry in the same command. After an outage every slot
 //! that is still held and missing there is written with what is left of its time.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, ExistenceCheck, IntoConnectionInfo, RedisError, SetExpiry, SetOptions};
+use redis::{
+    Client, ClientTlsConfig, ExistenceCheck, IntoConnectionInfo, RedisError, SetExpiry, SetOptions, TlsCertificates,
+};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::ring::Ring;
-use crate::config::Config;
+use crate::config::{ClientTls, Config};
 use crate::pulse::Pulse;
 use crate::status::{Board, now};
 
@@ -67,7 +70,11 @@ impl Redis {
             info = info.clone().set_redis_settings(info.redis_settings().clone().set_password(password));
         }
         let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let client = Client::open(info.set_tcp_settings(tcp))?;
+        let info = info.set_tcp_settings(tcp);
+        let client = match &self.config.redis.tls {
+            Some(tls) => Client::build_with_tls(info, certificates(tls)?)?,
+            None => Client::open(info)?,
+        };
         let settings = ConnectionManagerConfig::new()
             .set_number_of_retries(0)
             .set_response_timeout(Some(PATIENCE))
@@ -152,6 +159,19 @@ impl Redis {
         self.claimed.store(other.is_none(), Ordering::Relaxed);
         Ok(other)
     }
+}
+
+/// Read at each connection: they may have been renewed.
+fn certificates(tls: &ClientTls) -> std::io::Result<TlsCertificates> {
+    let read = |path: &std::path::Path| {
+        let named = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        std::fs::read(path).map_err(named)
+    };
+    let identity = |(certificate, key): &(PathBuf, PathBuf)| {
+        Ok::<_, std::io::Error>(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
+    };
+    let client_tls = tls.identity.as_ref().map(identity).transpose()?;
+    Ok(TlsCertificates { client_tls, root_cert: Some(read(&tls.ca)?) })
 }
 
 impl Redis {

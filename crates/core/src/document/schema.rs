@@ -27,7 +27,13 @@ pub fn json_schema() -> Value {
                     "controllers": {"type": "array", "items": {"enum": controller_names()}},
                     "ignore": {"$ref": "#/$defs/rules"},
                     "allow_removals": {"$ref": "#/$defs/digest"},
+                    "signature": {"$ref": "#/$defs/signature"},
                 },
+            },
+            "signature": {
+                "type": "object", "additionalProperties": false, "required": ["key", "serial", "value"],
+                "description": "Ed25519, made by cgrove push --sign",
+                "properties": {"key": {"type": "string"}, "serial": {"type": "integer", "minimum": 0}, "value": {"type": "string"}},
             },
             "rules": {"type": "array", "items": {
                 "type": "object", "additionalProperties": false, "minProperties": 1, "properties": rule(),
