@@ -277,11 +277,13 @@ class LocalZooKeeper(Server):
             "admin.enableServer=false\nminSessionTimeout=1000\nmaxSessionTimeout=40000\n"
         )
 
+    java = []
+
     def start(self):
         self.data.mkdir(exist_ok=True)
         jars = "/etc/zookeeper/conf:" + ":".join(str(p) for p in pathlib.Path("/usr/share/java").glob("*.jar"))
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        self.spawn(["java", "-Xmx128m", "-XX:+UseSerialGC", "-cp", jars, main, str(self.config)])
+        self.spawn(["java", "-Xmx128m", "-XX:+UseSerialGC", *self.java, "-cp", jars, main, str(self.config)])
         self.wait_port()
 
     def wipe(self):
@@ -402,7 +404,7 @@ class Node:
             hosts, prefix = (zookeeper.server.hosts, zookeeper.prefix) if isinstance(zookeeper, Znode) else zookeeper
             settings["zookeeper"] = {"hosts": hosts, "prefix": prefix, "auth": ["digest:user:password"], "session_timeout": "2s"}
         if redis:
-            settings["redis"] = {"url": redis.url, **(redis_settings or {})}
+            settings["redis"] = redis if isinstance(redis, dict) else {"url": redis.url, **(redis_settings or {})}
         for name, values in sections.items():
             settings.setdefault("tasks.pid_files" if name == "pid_files" else name, {}).update(values)
         lines = []

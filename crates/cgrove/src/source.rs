@@ -84,17 +84,18 @@ impl Demands {
             return never(format!("{exposed}; zookeeper.require_safe_acl refuses that"));
         }
         let signed = match self.trust.check(&new.bytes) {
-            Ok(serial) => serial,
+            Ok(signature) => signature,
             Err(why) => return never(why),
         };
         let Some(current) = current.filter(|c| c.bytes != new.bytes) else { return Ok(()) };
-        if let Some((serial, before)) = signed.zip(trust::serial(&current.bytes)) {
-            // What an operator signed later is later, whatever ZooKeeper counts.
-            return if serial > before {
+        if let Some((signature, before)) = signed.zip(trust::signature(&current.bytes)) {
+            // What an operator signed later is later, whatever ZooKeeper counts. White space may change.
+            return if signature.serial > before.serial || signature == before {
                 Ok(())
             } else {
                 never(format!(
-                    "it was signed before the one in force (serial {serial}, in force is {before}); sign it anew to go back"
+                    "it was signed before the one in force (serial {}, in force is {}); sign it anew to go back",
+                    signature.serial, before.serial
                 ))
             };
         }

@@ -29,7 +29,7 @@ pub(super) fn run(args: &Args, tree: &str, approve: bool, sign: Option<&Path>) -
         found = with_approval(&found, previous)?;
     }
     if let Some(key) = sign {
-        let before = current.as_ref().and_then(|(bytes, _)| trust::serial(bytes));
+        let before = current.as_ref().and_then(|(bytes, _)| trust::signature(bytes)).map(|s| s.serial);
         let serial = crate::status::now_millis().max(before.map_or(0, |b| b + 1));
         let bytes = trust::sign(&found.bytes, key, serial).map_err(Exit::no_input)?;
         found = Found { bytes: bytes.into(), place: found.place };

@@ -31,7 +31,9 @@ fn ask(config: &Config, request: &Value) -> Result<String, Exit> {
         let stream = reach(address).await.map_err(|e| e.to_string())?;
         let (mut socket, _) =
             tokio_tungstenite::client_async("ws://localhost/", stream).await.map_err(|e| match e {
-                Error::Http(reply) if reply.status() == StatusCode::UNAUTHORIZED => {
+                Error::Http(reply)
+                    if matches!(reply.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) =>
+                {
                     "server.trust_loopback is false: add \"/run/cgrove/cgrove.sock\" to server.listen, for this command"
                         .to_owned()
                 }

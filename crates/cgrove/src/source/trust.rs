@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
-use cgrove_core::document::{digest, signature};
+use cgrove_core::document::digest;
+use cgrove_core::document::signature::{self, Signature};
 use cgrove_core::json::{self, Json};
 use data_encoding::BASE64;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -42,8 +43,8 @@ impl Trust {
         Ok(Self(keys))
     }
 
-    /// The serial number of a document that counts; without trusted keys each does. The error says what is wrong.
-    pub(crate) fn check(&self, bytes: &[u8]) -> Result<Option<u64>, String> {
+    /// The signature of a document that counts; without trusted keys each does. The error says what is wrong.
+    pub(crate) fn check(&self, bytes: &[u8]) -> Result<Option<Signature>, String> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -56,7 +57,7 @@ impl Trust {
         };
         let value = BASE64.decode(signature.value.as_bytes()).unwrap_or_default();
         match UnparsedPublicKey::new(&ED25519, key).verify(&signed, &value) {
-            Ok(()) => Ok(Some(signature.serial)),
+            Ok(()) => Ok(Some(signature)),
             Err(_) => {
                 Err(format!("its signature by key {} is wrong: it was changed after it was signed", signature.key))
             }
@@ -64,9 +65,9 @@ impl Trust {
     }
 }
 
-/// The serial number that a document claims, whoever signed it.
-pub(crate) fn serial(bytes: &[u8]) -> Option<u64> {
-    signature::of(std::str::from_utf8(bytes).ok()?).map(|(signature, _)| signature.serial)
+/// The signature that a document shows, whoever made it.
+pub(crate) fn signature(bytes: &[u8]) -> Option<Signature> {
+    signature::of(std::str::from_utf8(bytes).ok()?).map(|(signature, _)| signature)
 }
 
 /// The document with a signature by the private key in `file`.
@@ -80,7 +81,7 @@ pub(crate) fn sign(document: &[u8], file: &Path, serial: u64) -> Result<Vec<u8>,
     top.retain(|(key, _)| key != signature::MEMBER);
     let value = BASE64.encode(pair.sign(&signature::signed(&top, serial)).as_ref());
     let key = digest(pair.public_key().as_ref());
-    top.push(signature::member(&signature::Signature { key, serial, value }));
+    top.push(signature::member(&Signature { key, serial, value }));
     serde_json::to_vec_pretty(&Json::Object(top)).map_err(|e| e.to_string())
 }
 
@@ -104,11 +105,12 @@ mod tests {
         let trust = Trust(vec![(digest(&raw), raw)]);
         let document = br#"{"groups": {"a": {"knobs": {"cpu.weight": 200}}}}"#;
         let text = String::from_utf8(sign(document, &file, 7).unwrap()).unwrap();
-        assert_eq!(trust.check(text.as_bytes()), Ok(Some(7)));
-        assert_eq!(trust.check(text.replace("  ", "\t").as_bytes()), Ok(Some(7)));
-        assert_eq!(serial(text.as_bytes()), Some(7));
+        let serial = |text: &[u8]| trust.check(text).map(|s| s.map(|s| s.serial));
+        assert_eq!(serial(text.as_bytes()), Ok(Some(7)));
+        assert_eq!(serial(text.replace("  ", "\t").as_bytes()), Ok(Some(7)));
+        assert_eq!(signature(text.as_bytes()).map(|s| s.serial), Some(7));
         // Signed anew, the old signature is gone.
-        assert_eq!(trust.check(&sign(text.as_bytes(), &file, 8).unwrap()), Ok(Some(8)));
+        assert_eq!(serial(&sign(text.as_bytes(), &file, 8).unwrap()), Ok(Some(8)));
         for (from, to) in [("200", "201"), ("\"serial\": 7", "\"serial\": 9"), ("\"a\"", "\"b\"")] {
             let error = trust.check(text.replace(from, to).as_bytes()).unwrap_err();
             assert!(error.contains("was changed"), "{from}: {error}");
