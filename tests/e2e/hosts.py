@@ -58,7 +58,8 @@ class OtherHost:
 
     def command(self, *words):
         """What runs there."""
-        return ["ip", "netns", "exec", self.far, *map(str, words)]
+        # `ip netns exec` would hide /sys/fs/cgroup under a /sys of its own.
+        return ["nsenter", f"--net=/run/netns/{self.far}", *map(str, words)]
 
     def python(self, code, *arguments):
         """A small program over there; what it prints as JSON."""

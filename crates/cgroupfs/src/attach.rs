@@ -244,9 +244,9 @@ pub fn run(host: &Host, parents: &Parents, moves: &[Move]) -> Moved {
         let Some(mount) = host.mount(&step.hierarchy) else { continue };
         let tree = Tree::new(mount, parents);
         let path = tree.procs(&tree.seat(&step.group));
-        let target = targets.entry((step.hierarchy.as_str(), &step.group)).or_insert_with(|| {
-            std::fs::OpenOptions::new().write(true).open(&path).map_err(|e| Fault::new("open", &path, &e))
-        });
+        let target = targets
+            .entry((step.hierarchy.as_str(), &step.group))
+            .or_insert_with(|| crate::file::open(&path).map_err(|e| Fault::new("open", &path, &e)));
         let file = match target {
             Ok(file) => file,
             Err(fault) => {

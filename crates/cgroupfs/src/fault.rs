@@ -53,6 +53,9 @@ impl Fault {
 fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
     let file = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     match (op, errno, file) {
+        (_, Errno::EXDEV | Errno::ELOOP, _) => {
+            "this is no cgroup file: something else is mounted or linked here, see findmnt"
+        }
         (_, Errno::EPERM, "devices.allow" | "devices.deny") => {
             "the group above does not allow this device, or cgrove runs without CAP_SYS_ADMIN (docs/service.md)"
         }

@@ -1,9 +1,33 @@
-//! Kernel files: one value, one system call.
+//! Kernel files: one value, one system call, and never through a link or into another file system.
 
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::libc;
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
 /// One write(2): cgroup files take a whole value in one call.
-pub(crate) fn put(path: &Path, value: &str) -> std::io::Result<()> {
-    std::fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+pub(crate) fn put(path: &Path, value: &str) -> io::Result<()> {
+    open(path)?.write_all(value.as_bytes())
+}
+
+/// A kernel file to be written. What only looks like one, because someone mounted or linked something else there
+/// between our look and now, is refused.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
+        Ok(fd) => File::from(fd),
+        // Before Linux 5.6, or forbidden by a sandbox that does not know it.
+        Err(Errno::NOSYS | Errno::PERM) => OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?,
+        Err(e) => return Err(e.into()),
+    };
+    let kind = fstatfs(&file).map_err(io::Error::from)?.filesystem_type();
+    if kind != CGROUP_SUPER_MAGIC && kind != CGROUP2_SUPER_MAGIC {
+        return Err(io::Error::from_raw_os_error(libc::EXDEV));
+    }
+    Ok(file)
 }

@@ -1,6 +1,7 @@
 //! What is mounted: the cgroup hierarchies below one directory, read from mountinfo and the
 //! file systems' magic numbers, never guessed from names.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,8 @@ pub struct Mount {
 #[derive(Debug, Clone)]
 pub struct Host {
     pub mounts: Vec<Mount>,
+    /// Directories of the hierarchies that something else is mounted over: nothing there is ours to see or change.
+    pub covered: BTreeSet<PathBuf>,
     pub machine: Machine,
 }
 
@@ -67,7 +70,9 @@ impl Host {
                 .collect::<ControllerSet>()
                 .without(held);
         }
-        Ok(Self { mounts, machine: machine() })
+        let inside = |point: &PathBuf| mounts.iter().any(|m| point.starts_with(&m.dir) && *point != m.dir);
+        let covered = mount_points(&text).filter(inside).collect();
+        Ok(Self { mounts, covered, machine: machine() })
     }
 
     /// The same host, with the disks found that a document names by path.
@@ -155,6 +160,11 @@ pub fn parse_mountinfo(text: &str, dir: &Path) -> Vec<Mount> {
         }
     }
     mounts
+}
+
+/// Every mount point.
+fn mount_points(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
+    mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| PathBuf::from(unescape(point)))
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.

@@ -199,6 +199,11 @@ impl Walk<'_> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
             Err(_) => return self.pin(path, "it cannot be read"),
         };
+        if self.scope.host.covered.contains(&dir) {
+            let mark = Marked::Foreign("something else is mounted over it, see findmnt".into());
+            self.groups.insert(path.clone(), Group { mark, ..Group::default() });
+            return self.pin(path, "something else is mounted over it");
+        }
         let at_root = path.is_root() && self.tree.parent.is_root();
         let mark = if at_root { Marked::No } else { self.read_mark(&dir, inode) };
         let mut group = Group { mark, ..Group::default() };

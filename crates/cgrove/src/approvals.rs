@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use cgrove_core::plan::Removal;
 use tracing::warn;
 
+use crate::config::Config;
 use crate::source::last_good;
 
 const BEGUN: &str = "begun";
-const HELD: &str = "held.json";
 
 /// The digest of the document whose first round is over: its `allow_removals` has counted, across restarts.
 pub(crate) fn begun(state_dir: &Path) -> Option<String> {
@@ -49,22 +49,29 @@ pub(crate) fn used(state_dir: &Path, digest: &str) {
     let _ = fs::remove_file(dir(state_dir).join(digest));
 }
 
+/// One file for each parent: another parent's plan says nothing about what is held here.
+fn held_file(config: &Config) -> PathBuf {
+    let parents = config.parents();
+    let name = format!("held{}{}.json", parents.v1, parents.v2).replace('/', "-");
+    config.tree.state_dir.join(name)
+}
+
 /// The removals that were held by the last plan.
-pub(crate) fn held(state_dir: &Path) -> BTreeSet<Removal> {
-    let text = fs::read(state_dir.join(HELD)).unwrap_or_default();
+pub(crate) fn held(config: &Config) -> BTreeSet<Removal> {
+    let text = fs::read(held_file(config)).unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
 /// Keeps them; an empty set forgets.
-pub(crate) fn keep_held(state_dir: &Path, removals: &BTreeSet<Removal>) {
-    let path = state_dir.join(HELD);
+pub(crate) fn keep_held(config: &Config, removals: &BTreeSet<Removal>) {
+    let path = held_file(config);
     let result = if removals.is_empty() {
         fs::remove_file(&path).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
-    } else if held(state_dir) == *removals {
+    } else if held(config) == *removals {
         Ok(())
     } else {
         let text = serde_json::to_vec(removals).unwrap_or_default();
-        last_good::make_dir(state_dir).and_then(|()| fs::write(&path, text))
+        last_good::make_dir(&config.tree.state_dir).and_then(|()| fs::write(&path, text))
     };
     if let Err(e) = result {
         warn!("{}: {e}", path.display());

@@ -53,7 +53,11 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<u8, Exit> {
     match &args.command {
-        Command::Run => in_runtime(crate::run::run(&args.global.config()))?.map(|()| 0),
+        Command::Run => {
+            let config = document::load(args)?;
+            crate::privileges::drop_all_but_needed(&config);
+            in_runtime(crate::run::run(&args.global.config(), config))?.map(|()| 0)
+        }
         Command::Check { tree } => check::run(args, tree.as_deref()),
         Command::Plan { tree } => plan::plan(args, tree.as_deref()),
         Command::Apply { tree } => plan::apply(args, tree.as_deref()),

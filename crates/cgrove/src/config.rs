@@ -4,10 +4,11 @@ mod build;
 mod load;
 mod names;
 mod raw;
+mod redis;
 mod server;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cgrove_cgroupfs::host::{Host, Parents};
@@ -16,8 +17,10 @@ use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Policy, Prune};
 use cgrove_core::rules::Criteria;
+use rustix::thread::CapabilitySet;
 
 pub(crate) use load::{ConfigError, environment, load, standard};
+pub(crate) use redis::{Redis, Sentinels};
 pub(crate) use server::{Address, Roles, Server, Tls, check_reach};
 
 /// Where the configuration is unless `--config` says otherwise.
@@ -36,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     /// `demo = true`: a small busy process to look at, which ends with the daemon.
     pub(crate) demo: bool,
+    /// What the daemon keeps beside what it knows to need.
+    pub(crate) keep_capabilities: CapabilitySet,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +90,9 @@ pub(crate) struct Auth {
 /// Where systemd keeps the running service's credentials.
 const SERVICE_CREDENTIALS: &str = "/run/credentials/cgrove.service";
 
+/// Where an operator puts them; see LoadCredential= in the unit.
+const CREDENTIALS: &str = "/etc/cgrove/credentials";
+
 /// A secret that never prints.
 #[derive(Clone)]
 pub(crate) enum Secret {
@@ -112,7 +120,13 @@ impl Secret {
             Self::Credential(name) => {
                 // Another command than the service's looks where systemd keeps them; only root may.
                 let dir = std::env::var_os("CREDENTIALS_DIRECTORY").unwrap_or_else(|| SERVICE_CREDENTIALS.into());
-                Self::File(PathBuf::from(dir).join(name)).read()
+                let passed = PathBuf::from(dir).join(name);
+                // Before the service's first start, root reads what systemd will pass.
+                let plain = name.to_str().and_then(|n| n.strip_prefix("cgrove_"));
+                match plain.filter(|_| !passed.exists()) {
+                    Some(plain) => Self::File(Path::new(CREDENTIALS).join(plain)).read(),
+                    None => Self::File(passed).read(),
+                }
             }
             Self::File(path) => {
                 let named = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
@@ -162,14 +176,6 @@ pub(crate) struct Usage {
     pub(crate) memory: usize,
 }
 
-#[derive(Debug, Clone)]
-pub(crate) struct Redis {
-    pub(crate) url: String,
-    pub(crate) password: Option<Secret>,
-    pub(crate) prefix: String,
-    pub(crate) tls: Option<ClientTls>,
-}
-
 impl Config {
     /// The managed parent, by cgroup version.
     pub(crate) fn parents(&self) -> &Parents {
@@ -212,6 +218,9 @@ impl Config {
                 problems
                     .push(format!("tasks.pid_files.{key:?}: the name stands at {}; use the path", paths.join(", ")));
                 continue;
+            }
+            if hits.is_empty() && glob::Pattern::escape(key) == *key {
+                problems.push(format!("tasks.pid_files.{key:?}: the document has no such group"));
             }
             for path in hits {
                 let filled = files.iter().map(|f| f.replace("{name}", path.name()).replace("{path}", path.as_str()));

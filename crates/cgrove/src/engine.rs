@@ -163,17 +163,17 @@ impl Engine {
         let state_dir = &self.config.tree.state_dir;
         let Some(guard) = &plan.guard else {
             self.approved.clear();
-            approvals::keep_held(state_dir, &BTreeSet::new());
+            approvals::keep_held(&self.config, &BTreeSet::new());
             return;
         };
         let removals = plan.actions.iter().filter(|a| a.op == Op::Remove);
         let removals: BTreeSet<Removal> = removals.map(|a| (a.hierarchy.clone(), a.group.clone())).collect();
         if guard.approved {
             self.approved = removals;
-            approvals::keep_held(state_dir, &BTreeSet::new());
+            approvals::keep_held(&self.config, &BTreeSet::new());
             approvals::used(state_dir, &guard.digest);
         } else {
-            approvals::keep_held(state_dir, &removals);
+            approvals::keep_held(&self.config, &removals);
         }
     }
 }
@@ -189,7 +189,7 @@ pub(crate) struct Scenery<'a> {
 /// What lets held removals go, and what is held.
 pub(crate) fn approval(config: &Config, previous: Option<String>, removals: BTreeSet<Removal>) -> Approval {
     let state_dir = &config.tree.state_dir;
-    Approval { previous, digests: approvals::given(state_dir), removals, held: approvals::held(state_dir) }
+    Approval { previous, digests: approvals::given(state_dir), removals, held: approvals::held(config) }
 }
 
 fn with_lingering<'a>(config: &Config, host: &Host, desired: &'a Desired) -> Cow<'a, Desired> {

@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod permission;
+mod privileges;
 mod run;
 
 mod source;

@@ -21,15 +21,14 @@ use crate::source::{self, Demands, Intake};
 use crate::status::{Board, now};
 use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
-use crate::{permission, sampler, service, term};
+use crate::{permission, privileges, sampler, service, term};
 
 /// The ports that are open, kept across reloads so that nobody is refused meanwhile.
 type Ports = BTreeMap<Address, Port>;
 
 /// Runs until a signal. HUP starts everything anew with the configuration of then; measurements in memory, open
 /// ports and the lock stay. A configuration that cannot be used changes nothing.
-pub(crate) async fn run(config_path: &Path) -> Result<(), Exit> {
-    let mut config = Arc::new(config::load(config_path, config::environment())?);
+pub(crate) async fn run(config_path: &Path, mut config: Arc<Config>) -> Result<(), Exit> {
     let failed = |e: std::io::Error| Exit::unavailable(format!("signals: {e}"));
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
@@ -284,6 +283,7 @@ fn describe(board: &Board, config: &Config, started: u64) {
         s.node.clone_from(&config.node);
         s.version = env!("CARGO_PKG_VERSION");
         s.pid = std::process::id();
+        s.capabilities = privileges::left();
         s.started = started;
         s.server.listen = config.server.listen.iter().map(ToString::to_string).collect();
         (s.source.kind, s.source.place) = match config.tree.source {

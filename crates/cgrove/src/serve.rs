@@ -1,6 +1,7 @@
 //! One port for everything, plain or TLS, and a unix socket: WebSocket on `/` and `/ws`, `/healthz`, `/readyz`, `/metrics`. Read-only.
 
 mod access;
+mod half_open;
 mod metrics;
 mod port;
 mod refusals;
@@ -30,7 +31,7 @@ use tracing::{debug, warn};
 
 use access::Refusal;
 use port::{Ends, Raw};
-pub(crate) use port::{Listener, Port};
+pub(crate) use port::{GROUP as SOCKET_GROUP, Listener, Port};
 pub(crate) use tls::Certificates;
 pub(crate) use tokens::Tokens;
 
@@ -61,6 +62,7 @@ pub(crate) struct Library {
     pub(crate) gone: CancellationToken,
     proof: Proof,
     refusals: refusals::Refusals,
+    half_open: Arc<half_open::HalfOpen>,
 }
 
 /// What tells clients from strangers, read from files before anything starts.
@@ -86,6 +88,7 @@ impl Library {
         document: watch::Receiver<Option<Arc<Document>>>,
         proof: Proof,
     ) -> Self {
+        let half_open = Arc::new(half_open::HalfOpen::new(config.server.max_connections));
         Self {
             config,
             board,
@@ -97,6 +100,7 @@ impl Library {
             gone: CancellationToken::new(),
             proof,
             refusals: refusals::Refusals::default(),
+            half_open,
         }
     }
 }
@@ -128,9 +132,12 @@ async fn connection(raw: Raw, mut ends: Ends, library: Arc<Library>, permit: Arc
     library.board.update(|s| s.server.connections += 1);
     let count = Arc::new(Count(library.clone(), permit));
     let gone = library.gone.clone();
+    let waiting = Arc::new(half_open::HalfOpen::enter(&library.half_open));
+    let pushed_out = waiting.pushed_out();
     let greeting = port::greet(raw, &mut ends, library.proof.certificates.as_ref());
     let greeted = tokio::select! {
         () = gone.cancelled() => return,
+        () = pushed_out.cancelled() => return,
         greeted = tokio::time::timeout(HEADERS, greeting) => greeted,
     };
     let stream = match greeted {
@@ -140,6 +147,7 @@ async fn connection(raw: Raw, mut ends: Ends, library: Arc<Library>, permit: Arc
     };
     let service = service_fn(|request| {
         let (library, count) = (library.clone(), count.clone());
+        waiting.leave();
         async move { Ok::<_, Infallible>(route(request, ends, library, count)) }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -150,6 +158,7 @@ async fn connection(raw: Raw, mut ends: Ends, library: Arc<Library>, permit: Arc
         .with_upgrades();
     tokio::select! {
         () = gone.cancelled() => {}
+        () = pushed_out.cancelled() => {}
         served = served => if let Err(e) = served {
             debug!(peer = %ends, "connection: {e}");
         }

@@ -17,6 +17,8 @@ pub(crate) struct Status {
     /// Unix second.
     pub(crate) started: u64,
     pub(crate) ready: bool,
+    /// What of root's power the daemon kept.
+    pub(crate) capabilities: Vec<String>,
     pub(crate) document: Option<DocumentStatus>,
     /// The newest document, when it was refused.
     pub(crate) refused: Option<Refused>,

@@ -1,4 +1,5 @@
 //! Where slots are kept: always the ring in memory, and Redis if configured.
 
+mod link;
 pub(crate) mod redis;
 pub(crate) mod ring;

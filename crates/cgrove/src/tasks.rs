@@ -74,8 +74,10 @@ impl Subject<'_> {
             let group = match paths.as_ref().map(|(name, paths)| (name, &paths[..])) {
                 None => None,
                 Some((_, [path])) => Some((*path).clone()),
-                // The document may be another cluster's.
-                Some((_, [])) => continue,
+                Some((name, [])) => {
+                    out.problems.push(format!("tasks.rules[{i}]: the document has no group {name:?}"));
+                    continue;
+                }
                 Some((name, paths)) => {
                     let list: Vec<_> = paths.iter().map(|p| p.as_str()).collect();
                     out.problems

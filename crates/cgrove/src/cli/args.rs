@@ -99,7 +99,7 @@ pub(crate) enum Command {
         /// Group names, or paths such as /clients/vm-1
         #[arg(required = true)]
         names: Vec<String>,
-        /// Make groups that do not exist yet
+        /// Make groups of the document that the kernel does not have yet
         #[arg(long)]
         create: bool,
         /// Take every path at which a name stands

@@ -88,3 +88,12 @@ pub(super) fn in_force(config: &Config) -> Result<Desired, Exit> {
         _ => Err(away),
     }
 }
+
+/// Others cannot read everybody's pid files and programs.
+pub(super) fn warn_unless_root() {
+    if !nix::unistd::geteuid().is_root() {
+        term::err(
+            "cgrove: warning: not root, so pid files and programs of others may be unreadable: processes may be missing here",
+        );
+    }
+}

@@ -143,6 +143,7 @@ fn compute(config: &Config, desired: &Desired, previous: Option<String>) -> Resu
     let plan = core::plan(&desired, &actual, &config.cgroup.policy, &approval);
     let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
     let subject = Subject { config, host: &host, desired: &desired, refused: &refused };
+    document::warn_unless_root();
     let look = subject.look(&subject.sources(), &mut Origins::default());
     Ok((plan, look.misplaced.moves))
 }

@@ -110,6 +110,8 @@ fn render_status(s: &Value, paint: Paint) -> String {
             good(yes(&s["ready"]), "ready", "not ready")
         ),
     );
+    let kept = s["capabilities"].as_array().into_iter().flatten().map(&text).collect::<Vec<_>>();
+    line("", paint.dim(&format!("capabilities {}", if kept.is_empty() { "none".into() } else { kept.join(" ") })));
     let error = |v: &Value| v["error"].as_str().map(|e| format!(": {e}")).unwrap_or_default();
     line(
         "source",
@@ -168,7 +170,10 @@ fn render_status(s: &Value, paint: Paint) -> String {
     let t = &s["tasks"];
     line(
         "processes",
-        format!("{} placed by pid files ({} named), {} moved so far", t["processes"], t["named"], t["moved_total"]),
+        format!(
+            "{} placed ({} by pid files that name them, others by descent and rules), {} moved so far",
+            t["processes"], t["named"], t["moved_total"]
+        ),
     );
     let lists = ["problems", "left_alone", "left_units"].map(|key| t[key].as_array());
     for problem in lists.into_iter().flatten().flatten() {

@@ -27,6 +27,10 @@ pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
     let subject = Subject { config: &config, host: &host, desired: &desired, refused: &refused };
     let sources = subject.sources();
     let (look, reasons) = subject.look_for(&sources, &mut Origins::default(), pids);
+    document::warn_unless_root();
+    for problem in &look.problems {
+        term::err(&format!("cgrove: not followed: {problem}"));
+    }
     let mut report = Vec::new();
     for (pid, (group, why)) in pids.iter().zip(reasons) {
         let text = std::fs::read_to_string(paths::proc_dir(*pid).join("cgroup")).unwrap_or_default();

@@ -11,12 +11,12 @@ use cgrove_core::ids::GroupPath;
 use cgrove_core::knobs::CpuConversion;
 use cgrove_core::plan::{Policy, Protected, Prune};
 use cgrove_core::rules::Criteria;
+use rustix::thread::CapabilitySet;
 
 use super::raw::{Raw, RawAuth, RawCgroup, RawCpu, RawRule, RawZooKeeper};
+use super::redis::redis;
 use super::server::server;
-use super::{
-    Auth, Cgroup, ClientTls, Config, Redis, Secret, SourceKind, StoreKind, TaskRule, Tasks, Tree, Usage, ZooKeeper,
-};
+use super::{Auth, Cgroup, ClientTls, Config, Secret, SourceKind, StoreKind, TaskRule, Tasks, Tree, Usage, ZooKeeper};
 
 /// A setting and what is wrong with it.
 pub(super) type Bad = (&'static str, String);
@@ -58,14 +58,10 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         pid_files.push((group, files));
     }
     let rules = rules(raw.tasks.rules)?;
-    let url = match raw.redis.url {
-        None => None,
-        Some(toml::Value::String(url)) => Some(url),
-        Some(_) => return Err(("redis.url", "a string of the form redis://[user:password@]host:port[/db]".into())),
-    };
-    let store = match (raw.usage.store.as_deref(), &url) {
-        (Some("redis"), _) | (None, Some(_)) => StoreKind::Redis,
-        (Some("memory"), _) | (None, None) => StoreKind::Memory,
+    let (redis, wanted) = redis(raw.redis, &node, base)?;
+    let store = match (raw.usage.store.as_deref(), wanted) {
+        (Some("redis"), _) | (None, true) => StoreKind::Redis,
+        (Some("memory"), _) | (None, false) => StoreKind::Memory,
         (Some(other), _) => return Err(("usage.store", format!("{other:?} is not one of \"memory\", \"redis\""))),
     };
     let keep = duration("usage.keep", raw.usage.keep, Duration::from_secs(300), Duration::from_secs(1))?;
@@ -73,19 +69,11 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         None => 64 << 20,
         Some(text) => bytes(&text).ok_or(("usage.memory", format!("{text:?} is not a size such as \"64M\"")))?,
     };
-    let prefix = raw.redis.prefix.unwrap_or_else(|| "cgroup_arch".into()).replace("{node}", &node);
-    let redis = Redis {
-        url: url.unwrap_or_else(|| "redis://127.0.0.1:6379".into()),
-        password: raw.redis.password_file.map(|p| secret_file(base, &p)),
-        prefix: prefix.trim_end_matches('/').to_owned(),
-        tls: client_tls("redis.tls_ca", [raw.redis.tls_ca, raw.redis.tls_certificate, raw.redis.tls_key], base)?,
-    };
-    if redis.tls.is_some() && !redis.url.starts_with("rediss://") {
-        return Err(("redis.tls_ca", "is used with a redis.url that begins with rediss://".into()));
-    }
-    // A wrong URL is a configuration error even before Redis is used; the client's text may quote the URL and its password.
-    if let Err(e) = redis::Client::open(redis.url.as_str()) {
-        return Err(("redis.url", format!("not of the form redis://[user:password@]host:port[/db] ({:?})", e.kind())));
+    let mut keep_capabilities = CapabilitySet::empty();
+    for name in &raw.keep_capabilities {
+        let capability = crate::privileges::named(name);
+        keep_capabilities |= capability
+            .ok_or_else(|| ("keep_capabilities", format!("{name:?} is not a capability such as \"CAP_SYS_ADMIN\"")))?;
     }
     let server = server(raw.server, base)?;
     let tasks = Tasks {
@@ -105,6 +93,7 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         redis,
         server,
         demo: raw.demo,
+        keep_capabilities,
     })
 }
 
@@ -173,7 +162,11 @@ fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKe
 }
 
 /// Authority, certificate, key.
-fn client_tls(name: &'static str, files: [Option<PathBuf>; 3], base: &Path) -> Result<Option<ClientTls>, Bad> {
+pub(super) fn client_tls(
+    name: &'static str,
+    files: [Option<PathBuf>; 3],
+    base: &Path,
+) -> Result<Option<ClientTls>, Bad> {
     let [ca, certificate, key] = files.map(|file| file.map(|path| base.join(path)));
     match (ca, certificate, key) {
         (None, None, None) => Ok(None),

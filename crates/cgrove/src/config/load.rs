@@ -227,5 +227,9 @@ mod tests {
         assert_eq!(files[&paths[1]], ["/run/vm-1.pid"]);
         assert_eq!(files.len(), 2);
         assert!(problems[0].contains("/x/twice, /y/twice"));
+        let (_, problems) = with_env(&format!("{FILE}[tasks.pid_files]\nwbe = \"/run/w.pid\"\n\"x*\" = \"/x\""), &[])
+            .unwrap()
+            .pid_files(&[&paths[0]]);
+        assert_eq!(problems, ["tasks.pid_files.\"wbe\": the document has no such group"]);
     }
 }

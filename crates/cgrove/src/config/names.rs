@@ -4,6 +4,7 @@
 pub(super) const SETTINGS: &[&str] = &[
     "node",
     "demo",
+    "keep_capabilities",
     "tree.source",
     "tree.path",
     "tree.state_dir",
@@ -34,6 +35,7 @@ pub(super) const SETTINGS: &[&str] = &[
     "usage.keep",
     "usage.memory",
     "redis.url",
+    "redis.cluster",
     "redis.password_file",
     "redis.prefix",
     "redis.tls_ca",

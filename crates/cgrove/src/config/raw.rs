@@ -10,6 +10,7 @@ use serde::Deserialize;
 pub(super) struct Raw {
     pub(super) node: Option<String>,
     pub(super) demo: bool,
+    pub(super) keep_capabilities: Vec<String>,
     pub(super) tree: RawTree,
     pub(super) zookeeper: RawZooKeeper,
     pub(super) cgroup: RawCgroup,
@@ -100,6 +101,7 @@ pub(super) struct RawUsage {
 #[serde(default)]
 pub(super) struct RawRedis {
     pub(super) url: Option<toml::Value>,
+    pub(super) cluster: bool,
     pub(super) password_file: Option<PathBuf>,
     pub(super) prefix: Option<String>,
     pub(super) tls_ca: Option<PathBuf>,

@@ -22,7 +22,7 @@ use super::tls::Certificates;
 use crate::config::Address;
 
 /// Who may use the unix socket beside root.
-const GROUP: &str = "cgrove";
+pub(crate) const GROUP: &str = "cgrove";
 /// A TLS connection begins with a record of this type: handshake (RFC 8446, 5.1).
 const HANDSHAKE: u8 = 22;
 

@@ -1,29 +1,24 @@
 //! Slots in Redis: `{prefix}/account/{slot}`, each with its expiry in the same command. After an outage every slot
 //! that is still held and missing there is written with what is left of its time.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{
-    Client, ClientTlsConfig, ExistenceCheck, IntoConnectionInfo, RedisError, SetExpiry, SetOptions, TlsCertificates,
-};
+use redis::{Cmd, ExistenceCheck, RedisError, RedisResult, SetExpiry, SetOptions, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::link::{Link, PATIENCE};
 use super::ring::Ring;
-use crate::config::{ClientTls, Config};
+use crate::config::Config;
 use crate::pulse::Pulse;
 use crate::status::{Board, now};
 
 /// Redis is tried again this often; the design promises at most 2 s.
 const RETRY: Duration = Duration::from_secs(1);
-/// A hung Redis answers nothing; nobody waits longer.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Slots in one pipeline.
 const BATCH: usize = 16;
 /// Bytes in one pipeline: a slow link must get it through in time.
@@ -36,19 +31,19 @@ const CLAIM: Duration = Duration::from_secs(15);
 pub(crate) struct Redis {
     config: Arc<Config>,
     /// The present connection and its number.
-    manager: Arc<Mutex<(u64, Option<ConnectionManager>)>>,
+    link: Arc<Mutex<(u64, Option<Link>)>>,
     /// The prefix is ours: what is stored there is what this node measured.
     claimed: Arc<AtomicBool>,
 }
 
 impl Redis {
     pub(crate) fn new(config: Arc<Config>) -> Self {
-        Self { config, manager: Arc::default(), claimed: Arc::default() }
+        Self { config, link: Arc::default(), claimed: Arc::default() }
     }
 
     /// The same store over a connection of its own, so that large answers do not stand in the writer's way.
     pub(crate) fn reader(&self) -> Self {
-        Self { manager: Arc::default(), ..self.clone() }
+        Self { link: Arc::default(), ..self.clone() }
     }
 
     fn key(&self, slot: u64) -> String {
@@ -59,45 +54,38 @@ impl Redis {
         format!("{}/owner", self.config.redis.prefix)
     }
 
-    async fn connection(&self) -> Result<(u64, ConnectionManager), RedisError> {
-        let mut manager = self.manager.lock().await;
-        if let (number, Some(manager)) = &*manager {
-            return Ok((*number, manager.clone()));
+    async fn connection(&self) -> RedisResult<(u64, Link)> {
+        let mut link = self.link.lock().await;
+        if let (number, Some(link)) = &*link {
+            return Ok((*number, link.clone()));
         }
-        let mut info = self.config.redis.url.as_str().into_connection_info()?;
-        if let Some(secret) = &self.config.redis.password {
-            let password = secret.read()?;
-            info = info.clone().set_redis_settings(info.redis_settings().clone().set_password(password));
-        }
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let info = info.set_tcp_settings(tcp);
-        let client = match &self.config.redis.tls {
-            Some(tls) => Client::build_with_tls(info, certificates(tls)?)?,
-            None => Client::open(info)?,
-        };
-        let settings = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_response_timeout(Some(PATIENCE))
-            .set_connection_timeout(Some(PATIENCE));
-        let fresh = ConnectionManager::new_lazy_with_config(client, settings)?;
-        *manager = (manager.0 + 1, Some(fresh.clone()));
-        Ok((manager.0, fresh))
+        let fresh = Link::new(&self.config.redis).await?;
+        *link = (link.0 + 1, Some(fresh.clone()));
+        Ok((link.0, fresh))
     }
 
-    async fn query<T: redis::FromRedisValue>(&self, pipe: &redis::Pipeline) -> Result<T, RedisError> {
-        let (number, mut connection) = self.connection().await?;
-        let result = match tokio::time::timeout(PATIENCE * 2, pipe.query_async(&mut connection)).await {
+    /// The answers in order. An error of a single command is among them, unless Redis refuses us altogether.
+    async fn ask(&self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+        let (number, mut link) = self.connection().await?;
+        let result = match tokio::time::timeout(PATIENCE * 2, link.run(commands)).await {
             Ok(result) => result,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         };
-        if result.is_err() {
-            // The manager does not heal from a refused password; a new one reads the credentials again.
-            let mut manager = self.manager.lock().await;
-            if manager.0 == number {
-                manager.1 = None;
+        let refused = |values: &Vec<Value>| values.iter().any(|v| matches!(v, Value::ServerError(_)));
+        if result.as_ref().map_or(true, refused) {
+            // A link does not heal from a refused password or a master that became a replica; a new one reads the
+            // credentials and asks the sentinels again.
+            let mut link = self.link.lock().await;
+            if link.0 == number {
+                link.1 = None;
             }
         }
         result
+    }
+
+    /// The same, where each command has to succeed.
+    async fn query(&self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+        self.ask(commands).await?.into_iter().map(Value::extract_error).collect()
     }
 
     /// The stored bytes of these slots, where they exist and are this node's; within `budget` bytes, or `None`.
@@ -108,11 +96,11 @@ impl Redis {
             return Some(out);
         }
         for chunk in slots.chunks(BATCH) {
-            let mut pipe = redis::pipe();
-            for slot in chunk {
-                pipe.get(self.key(*slot));
-            }
-            let Ok(values) = self.query::<Vec<Option<Vec<u8>>>>(&pipe).await else { break };
+            let gets: Vec<Cmd> = chunk.iter().map(|slot| Cmd::get(self.key(*slot))).collect();
+            let Ok(values) = self.ask(&gets).await else { break };
+            // What is no string, or no JSON object, is not ours; it would spoil the answer that it is put into.
+            let values = values.into_iter().map(|v| redis::from_redis_value::<Option<Vec<u8>>>(v).ok().flatten());
+            let values = values.map(|v| v.filter(|bytes| is_slot(bytes)));
             for (slot, value) in chunk.iter().zip(values) {
                 let Some(value) = value else { continue };
                 budget = budget.checked_sub(value.len())?;
@@ -124,21 +112,19 @@ impl Redis {
 
     /// Which of these slots Redis lacks.
     async fn missing(&self, slots: &[u64]) -> Result<Vec<u64>, RedisError> {
-        let mut pipe = redis::pipe();
-        for slot in slots {
-            pipe.exists(self.key(*slot));
-        }
-        let there: Vec<bool> = self.query(&pipe).await?;
-        Ok(slots.iter().zip(there).filter(|(_, there)| !there).map(|(slot, _)| *slot).collect())
+        let questions: Vec<Cmd> = slots.iter().map(|slot| Cmd::exists(self.key(*slot))).collect();
+        let there = self.query(&questions).await?;
+        let lacks = |v: &Value| !matches!(v, Value::Int(1));
+        Ok(slots.iter().zip(&there).filter(|(_, v)| lacks(v)).map(|(slot, _)| *slot).collect())
     }
 
     async fn store(&self, slots: &[(u64, Bytes)]) -> Result<(), RedisError> {
-        let (mut pipe, keep, now) = (redis::pipe(), self.config.usage.keep.as_secs(), now());
-        for (slot, bytes) in slots {
+        let (keep, now) = (self.config.usage.keep.as_secs(), now());
+        let set = |(slot, bytes): &(u64, Bytes)| {
             let left = (slot + keep).saturating_sub(now).clamp(1, keep);
-            pipe.set_ex(self.key(*slot), &bytes[..], left).ignore();
-        }
-        self.query(&pipe).await
+            Cmd::set_ex(self.key(*slot), &bytes[..], left)
+        };
+        self.query(&slots.iter().map(set).collect::<Vec<_>>()).await.map(drop)
     }
 
     /// Claims the prefix for this node, atomically. `Some` is the node that has it.
@@ -147,40 +133,28 @@ impl Redis {
             .conditional_set(ExistenceCheck::NX)
             .get(false)
             .with_expiration(SetExpiry::EX(CLAIM.as_secs()));
-        let mut pipe = redis::pipe();
-        pipe.set_options(self.owner_key(), &self.config.node, options).ignore().get(self.owner_key());
-        let (owner,): (Option<String>,) = self.query(&pipe).await?;
-        let other = owner.filter(|o| *o != self.config.node);
+        let owner = self.owner_key();
+        let claim = [Cmd::set_options(&owner, &self.config.node, options), Cmd::get(&owner)];
+        let answer = self.query(&claim).await?.pop().unwrap_or(Value::Nil);
+        let owner_now: Option<String> = redis::from_redis_value(answer)?;
+        let other = owner_now.filter(|o| *o != self.config.node);
         if other.is_none() {
-            let mut renew = redis::pipe();
-            renew.expire(self.owner_key(), CLAIM.as_secs() as i64).ignore();
-            self.query::<()>(&renew).await?;
+            self.query(&[Cmd::expire(&owner, CLAIM.as_secs() as i64)]).await?;
         }
         self.claimed.store(other.is_none(), Ordering::Relaxed);
         Ok(other)
     }
 }
 
-/// Read at each connection: they may have been renewed.
-fn certificates(tls: &ClientTls) -> std::io::Result<TlsCertificates> {
-    let read = |path: &std::path::Path| {
-        let named = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-        std::fs::read(path).map_err(named)
-    };
-    let identity = |(certificate, key): &(PathBuf, PathBuf)| {
-        Ok::<_, std::io::Error>(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
-    };
-    let client_tls = tls.identity.as_ref().map(identity).transpose()?;
-    Ok(TlsCertificates { client_tls, root_cert: Some(read(&tls.ca)?) })
+fn is_slot(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<&serde_json::value::RawValue>(bytes).is_ok_and(|json| json.get().starts_with('{'))
 }
 
 impl Redis {
     /// Gives the prefix up, so that a successor under another name need not wait.
     pub(crate) async fn release(&self) {
         if self.claimed.swap(false, Ordering::Relaxed) {
-            let mut pipe = redis::pipe();
-            pipe.del(self.owner_key()).ignore();
-            let _ = self.query::<()>(&pipe).await;
+            let _ = self.query(&[Cmd::del(self.owner_key())]).await;
         }
     }
 }

@@ -66,6 +66,9 @@ fn in_tree_order(mut groups: IndexMap<GroupPath, Group>) -> IndexMap<GroupPath, 
     out
 }
 
+/// Who sets one of these needs no implied share.
+pub(super) const WEIGHTS: [&str; 4] = ["cpu.shares", "cpu.weight", "cpu.weight.nice", "cpu.idle"];
+
 struct Walk<'a> {
     controller: Controller,
     desired: &'a mut Desired,
@@ -119,7 +122,7 @@ impl Walk<'_> {
                 }
             }
         }
-        let weighed = settings.iter().any(|(k, _)| matches!(*k, "cpu.shares" | "cpu.weight" | "cpu.idle"));
+        let weighed = settings.iter().any(|(k, _)| WEIGHTS.contains(k));
         if self.controller == Controller::Cpu && !weighed {
             settings.push(("cpu.shares", Value::Int(1024)));
         }
@@ -177,6 +180,12 @@ mod tests {
         assert_eq!(desired.groups[0].knobs["cpu.shares"], Value::Int(1024));
         let error = parse(br#"{"cpux": {}}"#).unwrap_err().to_string();
         assert!(error.contains("$.cpux") && error.contains("did you mean cpu"), "{error}");
+    }
+
+    #[test]
+    fn a_nice_value_is_a_share_too() {
+        let desired = parse(br#"{"cpu": {"sub_cgroup": {"a": {"conf": {"cpu.weight.nice": 5}}}}}"#).unwrap();
+        assert_eq!(desired.groups[0].knobs.keys().collect::<Vec<_>>(), [&"cpu.weight.nice"]);
     }
 
     #[test]

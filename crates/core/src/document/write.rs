@@ -93,7 +93,7 @@ pub fn to_by_controller(desired: &Desired) -> (Json, Vec<String>) {
         }
         let cpu = group.knobs.keys().filter(|k| find(k).is_some_and(|k| k.controller == Controller::Cpu));
         let mut cpu = cpu.peekable();
-        if cpu.peek().is_some() && !cpu.any(|k| matches!(*k, "cpu.shares" | "cpu.weight" | "cpu.idle")) {
+        if cpu.peek().is_some() && !cpu.any(|k| super::by_controller::WEIGHTS.contains(k)) {
             changes.push(format!("{path}: cpu.shares becomes 1024, which this form implies"));
         }
     }

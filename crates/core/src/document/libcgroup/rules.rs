@@ -43,8 +43,8 @@ fn rule(import: &mut Import, who: &str, controllers: &str, destination: &str, op
     let exe = process.map(|p| if p.starts_with('/') { p.to_owned() } else { format!("*/{p}") });
     let criteria = Criteria { user: Some(user).filter(|u| *u != "*").map(Into::into), exe, ..Criteria::default() };
     criteria.check().map_err(|_| format!("{who}: left out: it would move every process of the machine"))?;
-    // libcgroup's own "ignore" leaves what matches where it is.
-    if options.contains(&"ignore") {
+    // libcgroup's own "ignore" leaves what matches where it is; the root, which is not ours, means the same here.
+    if options.contains(&"ignore") || destination == "/" {
         let late = !import.order.is_empty();
         import.ignore.push(criteria);
         return if late {

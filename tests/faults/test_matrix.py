@@ -1,0 +1,30 @@
+"""One test for each row of matrix.toml; afterwards nothing owned is lost, nothing foreign touched, nobody moved."""
+
+import importlib
+
+import pytest
+
+from conftest import ROWS
+from scene import Scene
+
+AREAS = {name: importlib.import_module(f"faults_{name}") for name in ("zookeeper", "document", "kernel", "processes", "redis", "clients", "life")}
+
+
+def parameters():
+    for row in ROWS:
+        yield pytest.param(row, id=row["id"], marks=[pytest.mark.slow] if row.get("slow") else [])
+
+
+@pytest.mark.parametrize("row", parameters())
+def test_a_fault(row, tmp_path, record_property):
+    area, _ = row["id"].split("/")
+    with Scene(tmp_path) as scene:
+        getattr(AREAS[area], row["run"])(scene, **row.get("with", {}))
+        zeros = scene.zeros()
+        record_property("zeros", zeros)
+        assert zeros == (0, 0, 0), scene.why
+
+
+def test_rows_have_names_of_their_own():
+    names = [row["id"] for row in ROWS]
+    assert len(names) == len(set(names)) and len(names) >= 54
