@@ -155,6 +155,7 @@ def poisoned(scene):
     assert all(isinstance(slot, dict) for slot in reply.values()), reply
     assert set(map(int, reply)) >= set(s for s in scene.slots() if s < now)
     assert scene.node.ask("show_account", nr_slot=60, group="/a")
+    client.delete(f"{PREFIX}/account/{now - 41}")
     nothing_lost(scene, server)
 
 

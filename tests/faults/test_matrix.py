@@ -28,3 +28,12 @@ def test_a_fault(row, tmp_path, record_property):
 def test_rows_have_names_of_their_own():
     names = [row["id"] for row in ROWS]
     assert len(names) == len(set(names)) and len(names) >= 54
+
+
+def test_the_page_lists_every_row():
+    import pathlib
+    import subprocess
+
+    page = pathlib.Path(__file__).resolve().parent / "page"
+    if (page.parents[2] / "docs").exists():
+        subprocess.run([page, "--check"], check=True)

@@ -45,6 +45,8 @@ use crate::store::ring::Ring;
 const HEADERS: Duration = Duration::from_secs(10);
 /// Without clients the loop shows this often that it is alive.
 const QUIET: Duration = Duration::from_secs(5);
+/// Whoever makes room has gone by then.
+const MAKING_ROOM: Duration = Duration::from_millis(100);
 /// Replies under way to all clients together, in KiB.
 const IN_FLIGHT: usize = 64 << 10;
 
@@ -120,11 +122,22 @@ pub(crate) async fn run(listener: Listener, library: Arc<Library>, connections: 
                 continue;
             }
         };
-        let Ok(permit) = connections.clone().try_acquire_owned() else {
+        let Some(permit) = admit(&connections, &library).await else {
             library.board.update(|s| s.server.refused_total += 1);
             continue;
         };
         tokio::spawn(connection(raw, ends, library.clone(), Arc::new(permit)));
+    }
+}
+
+/// A place for one more; whoever has not asked anything yet makes room.
+async fn admit(connections: &Arc<Semaphore>, library: &Library) -> Option<OwnedSemaphorePermit> {
+    match connections.clone().try_acquire_owned() {
+        Ok(permit) => Some(permit),
+        Err(_) if library.half_open.make_room() => {
+            tokio::time::timeout(MAKING_ROOM, connections.clone().acquire_owned()).await.ok()?.ok()
+        }
+        Err(_) => None,
     }
 }
 
