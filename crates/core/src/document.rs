@@ -18,7 +18,7 @@ pub use schema::json_schema;
 pub use write::{to_by_controller, to_by_group};
 
 use crate::desired::Desired;
-use crate::ids::{GroupPath, MAX_DEPTH, check_name};
+use crate::ids::{Controller, GroupPath, MAX_DEPTH, check_name};
 use crate::json::{self, Json};
 use crate::knobs::{Knob, find, knobs, parse_value};
 
@@ -79,6 +79,12 @@ fn read_knob(
     let value =
         parse_value(knob.kind, json).map_err(|allowed| at.refuse(json.shown(), format!("allowed is {allowed}")))?;
     Ok((knob.name, value))
+}
+
+/// May `files` name it: a file of one controller, and no path?
+fn is_raw_file(name: &str) -> bool {
+    let prefix = name.split_once('.').and_then(|(prefix, _)| Controller::parse(prefix));
+    prefix.is_some() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 /// Two spellings of one tunable on one group cannot both hold.

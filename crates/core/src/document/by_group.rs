@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 
 use super::error::{DocumentError, Place};
-use super::{check_twins, child_path, known_knob, read_knob};
+use super::{check_twins, child_path, is_raw_file, known_knob, read_knob};
 use crate::desired::{Desired, Form, Group};
 use crate::ids::{Controller, ControllerSet, GroupPath};
 use crate::json::Json;
@@ -160,9 +160,7 @@ fn read_group(
 
 /// A raw file: any tunable's name, but none that moves processes or changes the tree.
 fn read_file(at: &Place, name: &str, json: &Json) -> Result<(String, String), DocumentError> {
-    let prefix = name.split('.').next().unwrap_or_default();
-    let fits = name.contains('.') && !name.contains(['/', '\0']) && Controller::parse(prefix).is_some();
-    if !fits {
+    if !is_raw_file(name) {
         return Err(at.refuse(
             format!("{name:?}"),
             "a controller's file, as in \"memory.high\"; `cgroup.*`, `tasks` and paths are not taken".into(),

@@ -5,6 +5,8 @@ mod rules;
 
 use indexmap::IndexMap;
 
+use super::error::Place;
+use super::{check_twins, is_raw_file};
 use crate::desired::{Desired, Form, Group};
 use crate::ids::{Controller, ControllerSet, GroupPath, MAX_DEPTH, check_name};
 use crate::json::Json;
@@ -88,12 +90,28 @@ impl Import {
                     _ if lines => knob.read(text).ok_or_else(|| "lines as in the kernel's file".into()),
                     kind => parse_value(kind, &Json::String(text.into())),
                 };
+                // What a document would refuse, such as no line at all, is none either.
+                let value = value.and_then(|v| parse_value(knob.kind, &v.to_json(knob.kind)));
                 let value = value.map_err(|how| format!("{path}: {name} = {text:?} is left out; allowed is {how}"))?;
-                group.knobs.insert(knob.name, value);
+                let before = group.knobs.insert(knob.name, value);
+                if check_twins(&Place::default(), group).is_err() {
+                    match before {
+                        Some(value) => group.knobs.insert(knob.name, value),
+                        None => group.knobs.remove(knob.name),
+                    };
+                    return Err(format!("{path}: {name} is left out: it sets what another line of the group sets"));
+                }
             }
             None if text.trim().is_empty() => return Err(format!("{path}: {name} is left out: it has no value")),
-            None if prefix.is_some() && name.contains('.') => {
-                group.files.insert(name.into(), text.into());
+            None if is_raw_file(name) && text.len() <= 4096 => {
+                let before = group.files.insert(name.into(), text.into());
+                if check_twins(&Place::default(), group).is_err() {
+                    match before {
+                        Some(text) => group.files.insert(name.into(), text),
+                        None => group.files.shift_remove(name),
+                    };
+                    return Err(format!("{path}: {name} is left out: it sets what another line of the group sets"));
+                }
                 return Err(format!("{path}: {name} is no knob that cgrove knows; it becomes a raw file"));
             }
             None => return Err(format!("{path}: {name} = {text:?} is left out: not a controller's file")),
@@ -230,5 +248,14 @@ www-data * daemons/http
             assert_eq!(error.line, line, "{error}");
         }
         assert_eq!(from_libcgroup(&[File { name: "r", text: "peter cpu\n" }]).err().unwrap().line, 1);
+    }
+
+    #[test]
+    fn what_a_document_refuses_is_left_out() {
+        let text = "group a { cpu { cpu.shares = 500; cpu.weight = 50; cpu.x\u{1} = 5; cpu.cfs_quota_us = 5000; } }";
+        let (desired, notes) = from_libcgroup(&[File { name: "x", text }]).unwrap();
+        assert_eq!(desired.groups[0].knobs.keys().collect::<Vec<_>>(), [&"cpu.cfs_quota_us", &"cpu.shares"]);
+        assert!(notes.iter().any(|n| n.contains("cpu.weight is left out")), "{notes:?}");
+        assert!(desired.groups[0].files.is_empty());
     }
 }
