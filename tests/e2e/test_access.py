@@ -253,6 +253,24 @@ def test_an_open_address_without_proof_does_not_start(node):
     assert "server.tls_certificate" in node.run("run", check=78).stderr
 
 
+def test_what_root_could_do_beyond_the_task_is_given_up(node):
+    needed = {"CAP_DAC_OVERRIDE", "CAP_SYS_NICE", "CAP_SYS_PTRACE"}
+    node.write_tree(cpu_tree({"a": 100}))
+    node.start()
+    assert set(node.status()["capabilities"]) == needed
+    kernel = (kit.pathlib.Path(f"/proc/{node.process.pid}/status")).read_text()
+    fields = dict(line.split(":\t", 1) for line in kernel.splitlines() if ":\t" in line)
+    assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 1 << 1 | 1 << 19 | 1 << 23 and int(fields["CapInh"], 16) == 0
+    assert int(fields["CapBnd"], 16) & (1 << 21) == 0 and fields["NoNewPrivs"] == "1"
+    node.stop()
+    node.config.write_text('keep_capabilities = ["CAP_SYS_ADMIN"]\n' + node.config.read_text())
+    node.start()
+    assert set(node.status()["capabilities"]) == needed | {"CAP_SYS_ADMIN"}
+    node.stop()
+    node.config.write_text(node.config.read_text().replace("CAP_SYS_ADMIN", "CAP_EVERYTHING"))
+    assert "keep_capabilities" in node.run("run", check=78).stderr
+
+
 # -- whose documents count ----------------------------------------------------------------------------------------
 
 

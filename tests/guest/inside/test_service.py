@@ -6,6 +6,7 @@ import pathlib
 import re
 import signal
 import socket
+import stat
 import subprocess
 import time
 import urllib.request
@@ -274,7 +275,7 @@ def test_process_events_and_device_rules_with_the_drop_ins_of_the_docs():
     drop_in.parent.mkdir(parents=True, exist_ok=True)
     drop_in.write_text("[Service]\nCapabilityBoundingSet=CAP_SYS_ADMIN CAP_NET_ADMIN\nRestrictAddressFamilies=AF_NETLINK\n")
     run("systemctl", "daemon-reload")
-    CONFIG.write_text(configured.replace('interval = "1s"', 'interval = "1h"\nproc_events = true')
+    CONFIG.write_text('keep_capabilities = ["CAP_SYS_ADMIN"]\n' + configured.replace('interval = "1s"', 'interval = "1h"\nproc_events = true')
                       + '[[tasks.rules]]\ngroup = "keep"\ncmdline = "sleep 31415"\n')
     knobs = {"cpu.shares": 500} if kit.V2 else {"cpu.shares": 500, "devices.deny": ["c 1:9 w"]}
     write_tree({"groups": {"keep": {"knobs": knobs}, "b": {"groups": {"b1": {"knobs": {"cpu.shares": 200}}}}}})
@@ -329,6 +330,25 @@ def test_credentials_come_from_systemd():
         assert "geheim" not in log
     finally:
         server.kill()
+
+
+def test_the_unix_socket_is_the_groups_and_nothing_is_kept_that_is_not_needed():
+    configured = CONFIG.read_text()
+    socket = pathlib.Path("/run/cgrove/cgrove.sock")
+    CONFIG.write_text(configured + f'[server]\nlisten = ["127.0.0.1:{PORT}", "{socket}"]\n')
+    run("systemctl", "restart", "cgrove")
+    eventually(ready)
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o660 and socket.group() == "cgrove"
+    asked = ["setpriv", "--reuid=65534", "--clear-groups", "--no-new-privs"]
+    member = json.loads(run(*asked, f"--regid={socket.stat().st_gid}", "cgrove", "status", "--output", "json"))
+    assert str(socket) in member["server"]["listen"]
+    assert set(member["capabilities"]) == {"CAP_DAC_OVERRIDE", "CAP_SYS_NICE", "CAP_SYS_PTRACE"}
+    reach = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])"
+    assert subprocess.run([*asked, "--regid=65534", "python3", "-c", reach, str(socket)], capture_output=True).returncode != 0
+    CONFIG.write_text(configured)
+    run("systemctl", "restart", "cgrove")
+    eventually(ready)
+    assert not socket.exists()
 
 
 def test_hardening():

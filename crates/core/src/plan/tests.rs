@@ -1,5 +1,7 @@
 //! Plans in tables: small actual trees, and the actions that come out as one line each.
 
+mod model;
+mod schedules;
 mod unified;
 
 use std::collections::BTreeMap;
