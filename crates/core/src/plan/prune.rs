@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Action, Note, Op, Policy, Prune};
-use crate::actual::Hierarchy;
+use crate::actual::{Hierarchy, Marked};
 use crate::ids::GroupPath;
 
 /// Removals of one hierarchy, children first.
@@ -58,7 +58,8 @@ pub(super) fn prune(
         let held = frozen.then(|| "frozen: its processes would be thawed; thaw it first".to_owned());
         // Its leaf goes with it, after everything else below.
         let leaf = path.leaf();
-        if hierarchy.groups.get(&leaf).is_some_and(|l| l.ours().is_some()) {
+        // By its name it is ours, also when we died between making and marking it.
+        if hierarchy.groups.get(&leaf).is_some_and(|l| !matches!(l.mark, Marked::Foreign(_))) {
             let held = held.clone();
             out.push(Action { hierarchy: hierarchy.label.clone(), group: leaf, op: Op::Remove, held });
         }
