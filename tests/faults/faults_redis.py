@@ -106,8 +106,8 @@ def read_only_replica(scene):
     nothing_lost(scene, server)
 
 
-def sentinel_failover(scene):
-    """The master dies; the sentinels name another one."""
+def sentinel_failover(scene, dies):
+    """The master dies, or becomes a replica and goes on answering; the sentinels name another one."""
     master, replica = scene.redis(), None
     replica = scene.redis("--replicaof", f"127.0.0.1 {master.port}")
     config = scene.directory / "sentinel.conf"
@@ -120,7 +120,10 @@ def sentinel_failover(scene):
     scene.start(scene.shares(a=100, b=50), redis={"url": f"redis+sentinel://127.0.0.1:{port}/cg"})
     eventually(lambda: scene.node.status()["store"]["written_total"] >= 2)
     eventually(lambda: stored(replica))
-    master.stop()
+    if dies:
+        master.stop()
+    else:
+        redis.Redis(port=port).execute_command("SENTINEL", "FAILOVER", "cg")
     eventually(lambda: replica.client.info("replication")["role"] == "master", timeout=40)
     nothing_lost(scene, replica)
 

@@ -6,6 +6,7 @@ mod names;
 mod raw;
 mod redis;
 mod server;
+mod values;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -16,10 +16,8 @@ use rustix::thread::CapabilitySet;
 use super::raw::{Raw, RawAuth, RawCgroup, RawCpu, RawRule, RawZooKeeper};
 use super::redis::redis;
 use super::server::server;
-use super::{Auth, Cgroup, ClientTls, Config, Secret, SourceKind, StoreKind, TaskRule, Tasks, Tree, Usage, ZooKeeper};
-
-/// A setting and what is wrong with it.
-pub(super) type Bad = (&'static str, String);
+use super::values::{Bad, bytes, client_tls, duration, secret_file};
+use super::{Auth, Cgroup, Config, Secret, SourceKind, StoreKind, TaskRule, Tasks, Tree, Usage, ZooKeeper};
 
 pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     let hostname = || nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok());
@@ -161,33 +159,6 @@ fn zookeeper(raw: RawZooKeeper, source: SourceKind, base: &Path) -> Result<ZooKe
     })
 }
 
-/// Authority, certificate, key.
-pub(super) fn client_tls(
-    name: &'static str,
-    files: [Option<PathBuf>; 3],
-    base: &Path,
-) -> Result<Option<ClientTls>, Bad> {
-    let [ca, certificate, key] = files.map(|file| file.map(|path| base.join(path)));
-    match (ca, certificate, key) {
-        (None, None, None) => Ok(None),
-        (None, ..) => {
-            Err((name, "is needed beside tls_certificate and tls_key: who signed the server's certificate".into()))
-        }
-        (Some(_), Some(_), None) | (Some(_), None, Some(_)) => {
-            Err((name, "tls_certificate and tls_key are set together or not at all".into()))
-        }
-        (Some(ca), certificate, key) => Ok(Some(ClientTls { ca, identity: certificate.zip(key) })),
-    }
-}
-
-/// A secret's file; below `$CREDENTIALS_DIRECTORY` it is one that systemd passes.
-pub(super) fn secret_file(base: &Path, path: &Path) -> Secret {
-    match path.strip_prefix("$CREDENTIALS_DIRECTORY") {
-        Ok(name) => Secret::Credential(name.to_owned()),
-        Err(_) => Secret::File(base.join(path)),
-    }
-}
-
 fn cgroup(raw: RawCgroup, cpu: &RawCpu, state_dir: &Path) -> Result<Cgroup, Bad> {
     let prune = match raw.prune.as_deref().unwrap_or("owned") {
         "owned" => Prune::Owned,
@@ -222,22 +193,4 @@ fn cgroup(raw: RawCgroup, cpu: &RawCpu, state_dir: &Path) -> Result<Cgroup, Bad>
         policy: Policy { prune, protected, conversion },
         resync: duration("cgroup.resync", raw.resync, Duration::from_secs(60), Duration::from_secs(1))?,
     })
-}
-
-fn duration(name: &'static str, text: Option<String>, default: Duration, least: Duration) -> Result<Duration, Bad> {
-    let Some(text) = text else { return Ok(default) };
-    let parsed = humantime::parse_duration(&text)
-        .map_err(|_| (name, format!("{text:?} is not a duration such as \"30s\" or \"5m\"")))?;
-    if parsed < least {
-        return Err((name, format!("{text:?} is less than {}", humantime::format_duration(least))));
-    }
-    Ok(parsed)
-}
-
-fn bytes(text: &str) -> Option<usize> {
-    let json = cgrove_core::json::Json::String(text.into());
-    match cgrove_core::knobs::parse_value(cgrove_core::knobs::Kind::Bytes, &json) {
-        Ok(cgrove_core::knobs::Value::Bytes(n)) => usize::try_from(n).ok(),
-        _ => None,
-    }
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::build::{Bad, client_tls, secret_file};
 use super::raw::RawRedis;
+use super::values::{Bad, client_tls, secret_file};
 use super::{ClientTls, Secret};
 
 const FORM: &str = "redis://[user:password@]host:port[/db], rediss://... or redis+sentinel://[user:password@]host:port[,host:port]/master[/db]";

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::Secret;
-use super::build::{Bad, secret_file};
 use super::raw::{OneOrMany, RawServer, RawToken};
+use super::values::{Bad, secret_file};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
