@@ -1,7 +1,7 @@
 //! What root could do and the daemon need not is given up before anything starts: capabilities, new privileges by
 //! running other programs, and core dumps, which would hold secrets. The service's unit takes more away.
 
-use nix::unistd::{Group, Uid, getgroups};
+use nix::unistd::{Group, Uid, getegid, getgroups};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
@@ -27,7 +27,7 @@ fn needed(config: &Config) -> CapabilitySet {
         set |= CapabilitySet::NET_BIND_SERVICE;
     }
     // A socket may be given to a group that we are a member of without it.
-    let member = |g: Group| getgroups().is_ok_and(|own| own.contains(&g.gid));
+    let member = |g: Group| getegid() == g.gid || getgroups().is_ok_and(|own| own.contains(&g.gid));
     let group = Group::from_name(SOCKET_GROUP).ok().flatten();
     if listen.iter().any(|a| matches!(a, Address::Unix(_))) && group.is_some_and(|g| !member(g)) {
         set |= CapabilitySet::CHOWN;

@@ -93,7 +93,8 @@ fn open_unix(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, Made)
     let finish = || {
         fs::set_permissions(newborn, fs::Permissions::from_mode(0o600))?;
         if let Ok(Some(group)) = Group::from_name(GROUP) {
-            match chown(newborn, None, Some(group.gid.as_raw())) {
+            let born_so = fs::metadata(newborn).is_ok_and(|m| m.gid() == group.gid.as_raw());
+            match if born_so { Ok(()) } else { chown(newborn, None, Some(group.gid.as_raw())) } {
                 Ok(()) => fs::set_permissions(newborn, fs::Permissions::from_mode(0o660))?,
                 Err(e) => warn!("{}: its group cannot become {GROUP}: {e}; only root may use it", path.display()),
             }
