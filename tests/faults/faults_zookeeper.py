@@ -6,6 +6,7 @@ import signal
 import time
 
 import kazoo.client
+import kazoo.exceptions
 import kazoo.security
 
 import kit
@@ -30,6 +31,19 @@ def changes(scene, tree, share=200, within=15):
         client.stop()
         client.close()
     scene.holds(within)
+
+
+def put(tree, document):
+    """While the servers choose a leader, a write may be lost; an operator tries again."""
+
+    def tried():
+        try:
+            tree.set(document)
+            return True
+        except kazoo.exceptions.KazooException:
+            return False
+
+    eventually(tried, timeout=60)
 
 
 def away(scene):
@@ -94,7 +108,7 @@ def partition(scene, seconds):
     scene.callback(client.close)
     scene.callback(client.stop)
     tree = Znode(client, server, "/faults")
-    tree.set(scene.shares(a=100, b=50))
+    put(tree, scene.shares(a=100, b=50))
     scene.node.configure(zookeeper=tree)
     scene.start()
     far.lose_packets()
@@ -103,7 +117,7 @@ def partition(scene, seconds):
     far.heal()
     healed = time.monotonic()
     eventually(lambda: client.connected, timeout=60)
-    tree.set(scene.shares(a=200, b=50))
+    put(tree, scene.shares(a=200, b=50))
     scene.holds(30)
     assert time.monotonic() - healed < 30 * kit.PATIENCE
     slots_go_on(scene)
@@ -222,7 +236,7 @@ def a_follower_lags(scene):
     first, _, third = ensemble.servers
     client = ensemble.client(scene, first.hosts)
     tree = Znode(client, first, "/faults")
-    tree.set(scene.shares(a=100, b=50))
+    put(tree, scene.shares(a=100, b=50))
     probe = f"""
 import json, sys
 sys.path[:0] = {[str(pathlib.Path(kazoo.client.__file__).parents[1])]!r}
@@ -234,7 +248,7 @@ c.stop()
 """
     eventually(lambda: "100" in far.python(probe), timeout=60)
     far.lose_packets()
-    tree.set(scene.shares(a=200, b=50))
+    put(tree, scene.shares(a=200, b=50))
     scene.node.configure(zookeeper=tree)
     scene.start()
     scene.holds()
@@ -253,7 +267,7 @@ c.stop()
     assert status()["document"]["last_good"]
     # Once the servers hear each other again, all is well.
     far.heal()
-    tree.set(scene.shares(a=300, b=50))
+    put(tree, scene.shares(a=300, b=50))
     scene.holds(60)
     assert status()["refused"] is None
 
@@ -262,7 +276,7 @@ def an_ensemble_loses(scene, servers):
     ensemble = Ensemble(scene)
     client = ensemble.client(scene)
     tree = Znode(client, ensemble.servers[0], "/faults")
-    tree.set(scene.shares(a=100, b=50))
+    put(tree, scene.shares(a=100, b=50))
     scene.node.configure(zookeeper=(ensemble.hosts, "/faults"))
     scene.start()
     scene.holds()
@@ -270,7 +284,7 @@ def an_ensemble_loses(scene, servers):
         server.stop()
     if servers == 1:
         eventually(lambda: client.connected and client.exists("/faults/arch_conf"), timeout=40)
-        tree.set(scene.shares(a=200, b=50))
+        put(tree, scene.shares(a=200, b=50))
         scene.holds(30)
         return
     away(scene)
@@ -278,7 +292,7 @@ def an_ensemble_loses(scene, servers):
     for server in ensemble.servers[:servers]:
         server.start()
     eventually(lambda: client.connected and client.exists("/faults/arch_conf"), timeout=40)
-    tree.set(scene.shares(a=200, b=50))
+    put(tree, scene.shares(a=200, b=50))
     scene.holds(30)
 
 
