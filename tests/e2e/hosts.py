@@ -80,14 +80,16 @@ class Certificates:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.ca, self.ca_key = self.directory / "ca.crt", self.directory / "ca.key"
         quietly("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", 2,
-                "-subj", "/CN=test authority", "-keyout", self.ca_key, "-out", self.ca)
+                "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-subj", "/CN=test authority", "-keyout", self.ca_key, "-out", self.ca)
 
     def sign(self, name, addresses=("127.0.0.1",), usage="serverAuth,clientAuth"):
         """A key and a certificate for these addresses."""
         key, request, certificate = (self.directory / f"{name}.{end}" for end in ("key", "csr", "crt"))
         names = ",".join([*(f"IP:{a}" for a in addresses), "DNS:localhost"])
         extensions = self.directory / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={names}\nextendedKeyUsage={usage}\n")
+        # As strict as Python 3.13 is.
+        extensions.write_text(f"subjectAltName={names}\nextendedKeyUsage={usage}\nbasicConstraints=critical,CA:FALSE\n"
+                              "keyUsage=critical,digitalSignature\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
         quietly("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}",
                 "-keyout", key, "-out", request)
         new = certificate.with_suffix(".new")

@@ -42,7 +42,7 @@ class Scene(contextlib.ExitStack):
                 self.foreign[directory] = directory.stat().st_ino
         self.bystanders = {}
         for path in ("/foreign/inner", None):
-            bystander = self.process("sleep", "3600")
+            bystander = self.process("sleep", "infinity")
             if path:
                 self.node.put(bystander.pid, path, CONTROLLERS)
             self.bystanders[bystander.pid] = kit.real_place(bystander.pid)
