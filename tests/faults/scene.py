@@ -30,6 +30,15 @@ class Scene(contextlib.ExitStack):
 
     def __enter__(self):
         super().__enter__()
+        try:
+            self.set()
+        except BaseException:
+            # What was made so far goes as well.
+            self.close()
+            raise
+        return self
+
+    def set(self):
         self.callback(kit.remove_cgroups, self.parent)
         self.node = kit.Node(self.directory / "node", self.parent)
         self.callback(self.node.clean)
@@ -46,7 +55,6 @@ class Scene(contextlib.ExitStack):
             if path:
                 self.node.put(bystander.pid, path, CONTROLLERS)
             self.bystanders[bystander.pid] = kit.real_place(bystander.pid)
-        return self
 
     # -- what a fault needs
 
