@@ -175,6 +175,24 @@ def place(pid, controller="cpu"):
     return path.removesuffix(f"/{LEAF}") or "/"
 
 
+def descendants(pid):
+    """Direct and indirect children, from /proc."""
+    parents = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                pass
+    out, todo = [], [pid]
+    while todo:
+        at = todo.pop()
+        children = [p for p, up in parents.items() if up == at]
+        out += children
+        todo += children
+    return out
+
+
 def remove_cgroups(parent):
     """Empties and removes a parent in every hierarchy."""
     assert parent.startswith("/cgrove-test-")

@@ -1,7 +1,6 @@
 """Processes named by pid files, moved whole, with their children, and no other."""
 
 import os
-import pathlib
 import subprocess
 import time
 
@@ -11,27 +10,9 @@ from kit import cpu_tree, eventually, never, place
 FORK = "import os, time\npid = os.fork()\nif not pid and not os.fork(): pass\ntime.sleep(600)"
 
 
-def descendants(pid):
-    """Direct and indirect children, from /proc."""
-    parents = {}
-    for entry in pathlib.Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except OSError:
-                pass
-    out, todo = [], [pid]
-    while todo:
-        at = todo.pop()
-        children = [p for p, up in parents.items() if up == at]
-        out += children
-        todo += children
-    return out
-
-
 def two_descendants(family):
     """The child and grandchild of a process that runs FORK, once they are there."""
-    return eventually(lambda: (lambda found: found if len(found) == 2 else None)(descendants(family.pid)))
+    return eventually(lambda: (lambda found: found if len(found) == 2 else None)(kit.descendants(family.pid)))
 
 
 def at(node, pid, path, controllers=("cpu", "cpuacct")):

@@ -149,14 +149,7 @@ def fork_storm(scene):
         eventually(lambda: inside(scene, member.pid, "/a"))
 
     def all_inside():
-        parents = {}
-        for entry in pathlib.Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                except OSError:
-                    pass
-        children = [p for p, up in parents.items() if up in scene.members]
+        children = [p for member in family for p in kit.descendants(member.pid)]
         return all(p in scene.node.pids("cpu", "/a") or not pathlib.Path(f"/proc/{p}").exists() for p in children)
 
     eventually(all_inside)
