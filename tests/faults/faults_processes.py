@@ -143,6 +143,8 @@ def fork_storm(scene):
     code = "import os, time\nend = time.time() + 6\nwhile time.time() < end:\n    if os.fork() == 0:\n        time.sleep(2)\n        os._exit(0)\n    try:\n        while os.waitpid(-1, os.WNOHANG)[0]: pass\n    except ChildProcessError: pass\n    time.sleep(0.004)\ntime.sleep(600)"
     family = [scene.process("/usr/bin/python3", "-c", code) for _ in range(3)]
     scene.members.update(p.pid for p in family)
+    # Dozens are there to be moved, and more are born meanwhile.
+    eventually(lambda: all(len(kit.descendants(p.pid)) >= 20 for p in family))
     files = [scene.node.pid_file(f"{p.pid}.pid", p.pid) for p in family]
     scene.start(scene.shares(a=100), pid_files={"a": files})
     for member in family:
