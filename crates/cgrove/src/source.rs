@@ -1,6 +1,7 @@
 //! Where documents come from, and which one is in force. A document is taken whole or refused whole; a refused,
 //! missing or unreadable one leaves the last good one in force.
 
+mod demands;
 pub(crate) mod file;
 pub(crate) mod last_good;
 pub(crate) mod trust;
@@ -17,9 +18,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::approvals;
-use crate::config::Config;
 use crate::status::{Board, DocumentStatus, Refused, now};
-use trust::Trust;
+pub(crate) use demands::Demands;
 
 /// An approval is looked for this often while one is waited for.
 const APPROVAL: Duration = Duration::from_secs(1);
@@ -58,58 +58,6 @@ pub(crate) struct Fetched {
     pub(crate) mzxid: Option<i64>,
     /// Who may write it that should not.
     pub(crate) exposed: Option<String>,
-}
-
-/// What a document has to be, beside well-formed.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Demands {
-    pub(crate) trust: Trust,
-    pub(crate) safe_acl: bool,
-    pub(crate) accept_older: bool,
-}
-
-impl Demands {
-    /// Reads the keys; the error names the file.
-    pub(crate) fn read(config: &Config) -> Result<Self, String> {
-        let trust = Trust::read(&config.tree.trusted_keys)?;
-        Ok(Self { trust, safe_acl: config.zookeeper.require_safe_acl, accept_older: config.zookeeper.accept_older })
-    }
-}
-
-impl Demands {
-    /// May this document follow the one in force? With the error comes the digest that an operator may approve.
-    fn met(&self, new: &Fetched, current: Option<&Document>, approved: bool) -> Result<(), (String, Option<String>)> {
-        let never = |why: String| Err((why, None));
-        if let Some(exposed) = new.exposed.as_ref().filter(|_| self.safe_acl) {
-            return never(format!("{exposed}; zookeeper.require_safe_acl refuses that"));
-        }
-        let signed = match self.trust.check(&new.bytes) {
-            Ok(signature) => signature,
-            Err(why) => return never(why),
-        };
-        let Some(current) = current.filter(|c| c.bytes != new.bytes) else { return Ok(()) };
-        if let Some((signature, before)) = signed.zip(trust::signature(&current.bytes)) {
-            // What an operator signed later is later, whatever ZooKeeper counts. White space may change.
-            return if signature.serial > before.serial || signature == before {
-                Ok(())
-            } else {
-                never(format!(
-                    "it was signed before the one in force (serial {}, in force is {}); sign it anew to go back",
-                    signature.serial, before.serial
-                ))
-            };
-        }
-        match (new.mzxid, current.mzxid) {
-            (Some(mzxid), Some(before)) if mzxid < before && !self.accept_older && !approved => {
-                let digest = document::digest(&new.bytes);
-                let why = format!(
-                    "it is older than the one in force (mzxid {mzxid:#x}, in force is {before:#x}): a ZooKeeper server that lags, or a ZooKeeper set up anew; if it is right, `cgrove approve {digest}` takes it here, and zookeeper.accept_older everywhere"
-                );
-                Err((why, Some(digest)))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// Takes news, publishes what is in force.
