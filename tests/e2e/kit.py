@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 
 import kazoo.client
+import kazoo.exceptions
 import kazoo.security
 import pytest
 import redis
@@ -29,8 +30,11 @@ README_TREE = json.loads((ROOT / "config/arch_conf.json").read_text())
 PATIENCE = float(os.environ.get("CGROVE_TEST_PATIENCE", "1"))
 
 
+NOT_YET = (AssertionError, LookupError, OSError, ValueError, redis.RedisError, websocket.WebSocketException, kazoo.exceptions.KazooException)
+
+
 def eventually(check, timeout=10.0, pause=0.02):
-    """Calls until the result is true and returns it; an assertion or lookup that fails counts as not yet."""
+    """Calls until the result is true and returns it; an assertion, lookup or server that fails counts as not yet."""
     timeout *= PATIENCE
     deadline = time.monotonic() + timeout
     while True:
@@ -39,7 +43,7 @@ def eventually(check, timeout=10.0, pause=0.02):
             if result:
                 return result
             last = f"returned {result!r}"
-        except (AssertionError, LookupError, OSError, ValueError, redis.RedisError, websocket.WebSocketException) as e:
+        except NOT_YET as e:
             last = repr(e)
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {last}")
