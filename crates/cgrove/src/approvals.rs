@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use cgrove_core::plan::Removal;
 use tracing::warn;
 
-use crate::config::Config;
 use crate::source::last_good;
+use cgrove_config::Config;
 
 const BEGUN: &str = "begun";
 

@@ -58,7 +58,7 @@ pub(crate) fn load() {
 }
 
 /// What to try next, for the terminal.
-pub(crate) fn banner(config: &crate::config::Config, config_path: &Path) -> String {
+pub(crate) fn banner(config: &cgrove_config::Config, config_path: &Path) -> String {
     let address = config.server.listen.first().map(ToString::to_string).unwrap_or_default();
     let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_else(|_| "cgrove".into());
     let path = std::fs::canonicalize(config_path).unwrap_or_else(|_| config_path.to_owned());

@@ -18,9 +18,9 @@ use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, covers, plan};
 
 use crate::approvals;
-use crate::config::Config;
 use crate::pulse::Pulse;
 use crate::tasks::{Sources, Subject, Synced};
+use cgrove_config::Config;
 
 /// What holds between rounds.
 pub(crate) struct Engine {

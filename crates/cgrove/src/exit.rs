@@ -3,8 +3,8 @@
 use cgrove_cgroupfs::Fault;
 use cgrove_cgroupfs::lock::LockError;
 
-use crate::config::ConfigError;
 use crate::engine::EngineError;
+use cgrove_config::ConfigError;
 
 pub(crate) const CHANGES: u8 = 2;
 pub(crate) const USAGE: u8 = 64;

@@ -1,7 +1,6 @@
 //! cgrove, in the order in which data flows: desired -> plan -> apply -> sample -> store -> serve.
 
 mod cli;
-mod config;
 mod permission;
 mod privileges;
 mod run;

@@ -8,8 +8,8 @@ use cgrove_core::ids::GroupPath;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
-use crate::config::Config;
 use crate::exit::Exit;
+use cgrove_config::Config;
 
 /// Is there a hierarchy, and may we write it? Says why not and what to do.
 pub(crate) fn check(config: &Config) -> Result<(), Exit> {

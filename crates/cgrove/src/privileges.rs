@@ -8,8 +8,8 @@ use rustix::thread::{
     set_no_new_privs,
 };
 
-use crate::config::{Address, Config};
 use crate::serve::SOCKET_GROUP;
+use cgrove_config::{Address, Config};
 
 /// Each with the reason for which it is kept.
 fn needed(config: &Config) -> CapabilitySet {
@@ -60,9 +60,4 @@ pub(crate) fn drop_all_but_needed(config: &Config) {
 pub(crate) fn left() -> Vec<String> {
     let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     effective.iter_names().map(|(name, _)| format!("CAP_{name}")).collect()
-}
-
-/// A capability by its name, with or without `CAP_`.
-pub(crate) fn named(name: &str) -> Option<CapabilitySet> {
-    CapabilitySet::from_name(name.strip_prefix("CAP_").unwrap_or(name))
 }

@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::approvals;
-use crate::config::Config;
 use crate::engine::{Engine, EngineError};
 use crate::hints::{DirWatch, Ready};
 use crate::pulse::Pulse;
@@ -22,6 +21,7 @@ use crate::source::Document;
 use crate::source::last_good;
 use crate::status::{Board, Failure, now};
 use crate::tasks;
+use cgrove_config::Config;
 
 /// Drift is read again at most this often.
 const CALM: Duration = Duration::from_secs(1);

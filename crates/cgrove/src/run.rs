@@ -11,7 +11,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{self, Address, Config, SourceKind, StoreKind};
 use crate::demo::{self, Demo};
 use crate::engine::{Engine, EngineError};
 use crate::exit::Exit;
@@ -22,6 +21,7 @@ use crate::status::{Board, now};
 use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
 use crate::{permission, privileges, sampler, service, term};
+use cgrove_config::{self as config, Address, Config, SourceKind, StoreKind};
 
 /// The ports that are open, kept across reloads so that nobody is refused meanwhile.
 type Ports = BTreeMap<Address, Port>;

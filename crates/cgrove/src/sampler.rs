@@ -11,10 +11,10 @@ use cgrove_cgroupfs::sample::{Sampler, descriptor_budget};
 use cgrove_core::usage::Template;
 use tracing::{info, warn};
 
-use crate::config::Config;
 use crate::source::Document;
 use crate::status::Board;
 use crate::store::ring::Ring;
+use cgrove_config::Config;
 
 /// A clock that was set back by no more than this is waited for; beyond it slots count on by themselves.
 const SMALL_STEP: u64 = 5;

@@ -35,11 +35,11 @@ pub(crate) use port::{GROUP as SOCKET_GROUP, Listener, Port};
 pub(crate) use tls::Certificates;
 pub(crate) use tokens::Tokens;
 
-use crate::config::{Config, Roles};
 use crate::source::Document;
 use crate::status::Board;
 use crate::store::redis::Redis;
 use crate::store::ring::Ring;
+use cgrove_config::{Config, Roles};
 
 /// A client must have sent its request by then.
 const HEADERS: Duration = Duration::from_secs(10);

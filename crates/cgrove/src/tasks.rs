@@ -13,8 +13,8 @@ use cgrove_core::ids::GroupPath;
 use cgrove_core::placement::{Census, Claim, Placement, Rule, may_match};
 use cgrove_core::rules::{Known, Needs};
 
-use crate::config::Config;
 use crate::units;
+use cgrove_config::Config;
 
 /// A process that forks while we move its children is followed this often in one go.
 const PASSES: usize = 20;

@@ -1,4 +1,4 @@
-//! cgrove's pure half, in the order in which data flows: document -> desired, actual -> plan -> usage.
+//! cgrove's pure half, in the order in which data flows: document -> desired, actual -> plan -> usage, request.
 //! No I/O, no clock, no async: what is here can be tested in tables and properties.
 
 pub mod ids;
@@ -13,4 +13,6 @@ pub mod plan;
 
 pub mod placement;
 pub mod rules;
+
+pub mod request;
 pub mod usage;

@@ -1,5 +1,9 @@
 //! Usage in cgrouparch's shape: a template of the tree's constant bytes, with numbers spliced in.
 
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
 use crate::actual::Version;
 use crate::desired::Desired;
 use crate::ids::{Controller, GroupPath};
@@ -216,6 +220,25 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// The subtree of one group out of a stored slot, under each controller that has it; `None` where none has.
+pub fn narrow(slot: &[u8], group: &GroupPath) -> Option<Vec<u8>> {
+    type Node<'a> = BTreeMap<&'a str, &'a RawValue>;
+    let slot: Node = serde_json::from_slice(slot).ok()?;
+    let mut out: BTreeMap<&str, &RawValue> = BTreeMap::new();
+    for (controller, mut raw) in slot {
+        let found = group.components().try_for_each(|name| {
+            let node: Node = serde_json::from_str(raw.get()).ok()?;
+            let children: Node = serde_json::from_str(node.get("sub_cgroup")?.get()).ok()?;
+            raw = children.get(name)?;
+            Some(())
+        });
+        if found.is_some() {
+            out.insert(controller, raw);
+        }
+    }
+    if out.is_empty() { None } else { serde_json::to_vec(&out).ok() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,5 +298,14 @@ mod tests {
         let mut out = Vec::new();
         template.render(&mut out, |_, out| out.extend_from_slice(b"{}"));
         assert!(serde_json::from_slice::<serde_json::Value>(&out).unwrap()["io"]["value"].is_object());
+    }
+
+    #[test]
+    fn a_subtree_is_cut_out_of_stored_bytes() {
+        let slot = br#"{"cpu":{"value":{},"sub_cgroup":{"a":{"value":{"usage":1},"sub_cgroup":{"b":{"value":{"usage":2}}}}}},"blkio":{"value":{}}}"#;
+        let cut = |path: &str| String::from_utf8(narrow(slot, &GroupPath::parse(path).unwrap()).unwrap()).unwrap();
+        assert_eq!(cut("/a/b"), r#"{"cpu":{"value":{"usage":2}}}"#);
+        assert!(narrow(slot, &GroupPath::parse("/x").unwrap()).is_none());
+        assert!(narrow(b"poison", &GroupPath::root()).is_none());
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::config::DEFAULT_PATH;
+use cgrove_config::DEFAULT_PATH;
 
 /// Declarative cgroups for compute nodes: one tree in ZooKeeper, made true and measured on every node.
 #[derive(Debug, Parser)]

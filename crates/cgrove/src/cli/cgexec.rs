@@ -14,10 +14,10 @@ use cgrove_core::plan::{Action, Approval, Op, plan};
 
 use super::args::Args;
 use super::document;
-use crate::config::Config;
 use crate::engine;
 use crate::exit::Exit;
 use crate::term;
+use cgrove_config::Config;
 
 /// Prints cgexec's arguments. Reads only; `--create` makes missing groups.
 pub(super) fn lookup(args: &Args, names: &[String], create: bool, all: bool) -> Result<u8, Exit> {

@@ -9,11 +9,11 @@ use cgrove_core::desired::Desired;
 
 use super::args::Args;
 use super::runtime::in_runtime;
-use crate::config::{self, Config, SourceKind};
 use crate::exit::Exit;
 use crate::source::trust::Trust;
 use crate::source::{last_good, zookeeper};
 use crate::term;
+use cgrove_config::{self as config, Config, SourceKind};
 
 /// A document and where it was found.
 pub(super) struct Found {

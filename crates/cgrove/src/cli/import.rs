@@ -8,9 +8,9 @@ use cgrove_core::document::{LibcgroupFile, from_host, from_libcgroup, parse, to_
 use cgrove_core::ids::GroupPath;
 
 use super::args::{Args, Origin};
-use crate::config;
 use crate::exit::Exit;
 use crate::term;
+use cgrove_config as config;
 
 /// Prints the document; what it cannot say goes to standard error.
 pub(super) fn run(args: &Args, from: Origin, files: &[PathBuf], everywhere: bool) -> Result<u8, Exit> {

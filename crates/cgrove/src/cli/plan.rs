@@ -14,12 +14,12 @@ use serde_json::json;
 use super::args::Args;
 use super::document::{self, Found};
 use crate::approvals;
-use crate::config::{self, Config};
 use crate::engine::{self, Engine, Scenery};
 use crate::exit::{self, Exit};
 use crate::source::last_good;
 use crate::tasks::Subject;
 use crate::term::{self, Paint};
+use cgrove_config::{self as config, Config};
 
 /// `cgrove plan`: reads everything, changes nothing.
 pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {

@@ -8,10 +8,10 @@ use super::args::Args;
 use super::document::{self, Found};
 use super::plan;
 use super::runtime::in_runtime;
-use crate::config::SourceKind;
 use crate::exit::Exit;
 use crate::source::{trust, zookeeper};
 use crate::term;
+use cgrove_config::SourceKind;
 
 pub(super) fn run(args: &Args, tree: &str, approve: bool, sign: Option<&Path>) -> Result<u8, Exit> {
     let config = document::load(args)?;

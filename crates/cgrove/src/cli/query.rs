@@ -15,9 +15,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use super::args::Args;
 use super::document;
 use super::runtime::in_runtime;
-use crate::config::{Address, Config};
 use crate::exit::Exit;
 use crate::term::{self, Paint};
+use cgrove_config::{Address, Config};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::args::Args;
 use super::document;
-use crate::config::Config;
 use crate::engine;
 use crate::exit::Exit;
 use crate::term::{self, Paint};
+use cgrove_config::Config;
 
 /// One group, over all hierarchies.
 #[derive(Default)]

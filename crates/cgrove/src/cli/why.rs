@@ -12,11 +12,11 @@ use serde_json::json;
 
 use super::args::Args;
 use super::document;
-use crate::config::Config;
 use crate::engine;
 use crate::exit::Exit;
 use crate::tasks::Subject;
 use crate::term;
+use cgrove_config::Config;
 
 pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
     let config = document::load(args)?;

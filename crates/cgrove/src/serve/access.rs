@@ -9,7 +9,7 @@ use hyper::header::{HOST, ORIGIN, UPGRADE};
 
 use super::port::Ends;
 use super::tokens::{self, Tokens};
-use crate::config::{Config, Roles};
+use cgrove_config::{Config, Roles};
 
 /// Why not. A stranger is told no more than that.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub(super) fn wants_websocket(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::load;
+    use cgrove_config::load;
 
     fn config(server: &str) -> Config {
         let path = std::env::temp_dir().join(format!("cgrove-access-{}-{}.toml", std::process::id(), server.len()));

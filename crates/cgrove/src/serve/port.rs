@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::warn;
 
 use super::tls::Certificates;
-use crate::config::Address;
+use cgrove_config::Address;
 
 /// Who may use the unix socket beside root.
 pub(crate) const GROUP: &str = "cgrove";

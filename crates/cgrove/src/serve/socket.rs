@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::port::Ends;
 use super::{Library, request};
-use crate::config::Roles;
+use cgrove_config::Roles;
 
 /// Longest request.
 const LARGEST: usize = 64 << 10;

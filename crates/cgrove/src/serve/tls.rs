@@ -13,7 +13,7 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tracing::{info, warn};
 
-use crate::config::Tls;
+use cgrove_config::Tls;
 
 /// The files are looked at no more often than this.
 const LOOK: Duration = Duration::from_secs(1);

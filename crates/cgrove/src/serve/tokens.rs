@@ -5,7 +5,7 @@ use hyper::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::config::{Config, Roles};
+use cgrove_config::{Config, Roles};
 
 /// Shorter ones can be guessed.
 const SHORTEST: usize = 16;

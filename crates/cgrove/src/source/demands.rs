@@ -5,7 +5,7 @@ use cgrove_core::document;
 
 use super::trust::{self, Trust};
 use super::{Document, Fetched};
-use crate::config::Config;
+use cgrove_config::Config;
 
 /// What a document has to be, beside well-formed.
 #[derive(Debug, Clone, Default)]

@@ -10,7 +10,7 @@ use zookeeper_client::{Acl, Acls, Client, CreateMode, Error, Permission, SaslOpt
 use zookeeper_client::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
 
 use super::{Fetched, News};
-use crate::config::{ClientTls, Secret, ZooKeeper};
+use cgrove_config::{ClientTls, Secret, ZooKeeper};
 
 /// One-shot watches survive reconnects; this catches whatever they might miss.
 const REREAD: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use redis::{
     TlsCertificates, Value,
 };
 
-use crate::config::{self, ClientTls, Sentinels};
+use cgrove_config::{self as config, ClientTls, Sentinels};
 
 /// A hung Redis answers nothing; nobody waits longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);

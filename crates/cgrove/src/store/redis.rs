@@ -13,9 +13,9 @@ use tracing::{info, warn};
 
 use super::link::{Link, PATIENCE};
 use super::ring::Ring;
-use crate::config::Config;
 use crate::pulse::Pulse;
 use crate::status::{Board, now};
+use cgrove_config::Config;
 
 /// Redis is tried again this often; the design promises at most 2 s.
 const RETRY: Duration = Duration::from_secs(1);

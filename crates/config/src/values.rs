@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ClientTls, Secret};
+use crate::{ClientTls, Secret};
 
 /// A setting and what is wrong with it.
-pub(super) type Bad = (&'static str, String);
+pub(crate) type Bad = (&'static str, String);
 
 /// A duration of at least `least`.
-pub(super) fn duration(
+pub(crate) fn duration(
     name: &'static str,
     text: Option<String>,
     default: Duration,
@@ -25,7 +25,7 @@ pub(super) fn duration(
 }
 
 /// A size such as `64M`.
-pub(super) fn bytes(text: &str) -> Option<usize> {
+pub(crate) fn bytes(text: &str) -> Option<usize> {
     let json = cgrove_core::json::Json::String(text.into());
     match cgrove_core::knobs::parse_value(cgrove_core::knobs::Kind::Bytes, &json) {
         Ok(cgrove_core::knobs::Value::Bytes(n)) => usize::try_from(n).ok(),
@@ -34,7 +34,7 @@ pub(super) fn bytes(text: &str) -> Option<usize> {
 }
 
 /// Authority, certificate, key.
-pub(super) fn client_tls(
+pub(crate) fn client_tls(
     name: &'static str,
     files: [Option<PathBuf>; 3],
     base: &Path,
@@ -53,7 +53,7 @@ pub(super) fn client_tls(
 }
 
 /// A secret's file; below `$CREDENTIALS_DIRECTORY` it is one that systemd passes.
-pub(super) fn secret_file(base: &Path, path: &Path) -> Secret {
+pub(crate) fn secret_file(base: &Path, path: &Path) -> Secret {
     match path.strip_prefix("$CREDENTIALS_DIRECTORY") {
         Ok(name) => Secret::Credential(name.to_owned()),
         Err(_) => Secret::File(base.join(path)),

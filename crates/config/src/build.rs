@@ -13,13 +13,13 @@ use cgrove_core::plan::{Policy, Protected, Prune};
 use cgrove_core::rules::Criteria;
 use rustix::thread::CapabilitySet;
 
-use super::raw::{Raw, RawAuth, RawCgroup, RawCpu, RawRule, RawZooKeeper};
 use super::redis::redis;
 use super::server::server;
-use super::values::{Bad, bytes, client_tls, duration, secret_file};
-use super::{Auth, Cgroup, Config, Secret, SourceKind, StoreKind, TaskRule, Tasks, Tree, Usage, ZooKeeper};
+use crate::raw::{Raw, RawAuth, RawCgroup, RawCpu, RawRule, RawZooKeeper};
+use crate::values::{Bad, bytes, client_tls, duration, secret_file};
+use crate::{Auth, Cgroup, Config, Secret, SourceKind, StoreKind, TaskRule, Tasks, Tree, Usage, ZooKeeper};
 
-pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
+pub(crate) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     let hostname = || nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok());
     let node = raw
         .node
@@ -69,7 +69,7 @@ pub(super) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     };
     let mut keep_capabilities = CapabilitySet::empty();
     for name in &raw.keep_capabilities {
-        let capability = crate::privileges::named(name);
+        let capability = CapabilitySet::from_name(name.strip_prefix("CAP_").unwrap_or(name));
         keep_capabilities |= capability
             .ok_or_else(|| ("keep_capabilities", format!("{name:?} is not a capability such as \"CAP_SYS_ADMIN\"")))?;
     }

@@ -20,72 +20,72 @@ use cgrove_core::plan::{Policy, Prune};
 use cgrove_core::rules::Criteria;
 use rustix::thread::CapabilitySet;
 
-pub(crate) use load::{ConfigError, environment, load, standard};
-pub(crate) use redis::{Redis, Sentinels};
-pub(crate) use server::{Address, Roles, Server, Tls, check_reach};
+pub use self::redis::{Redis, Sentinels};
+pub use load::{ConfigError, environment, load, parse, standard};
+pub use server::{Address, Roles, Server, Tls, check_reach};
 
 /// Where the configuration is unless `--config` says otherwise.
-pub(crate) const DEFAULT_PATH: &str = "/etc/cgrove/cgrove.toml";
+pub const DEFAULT_PATH: &str = "/etc/cgrove/cgrove.toml";
 
 /// Everything that can be set, validated. `config/cgrove.toml` explains each.
 #[derive(Debug, Clone)]
-pub(crate) struct Config {
-    pub(crate) node: String,
-    pub(crate) tree: Tree,
-    pub(crate) zookeeper: ZooKeeper,
-    pub(crate) cgroup: Cgroup,
-    pub(crate) tasks: Tasks,
-    pub(crate) usage: Usage,
-    pub(crate) redis: Redis,
-    pub(crate) server: Server,
+pub struct Config {
+    pub node: String,
+    pub tree: Tree,
+    pub zookeeper: ZooKeeper,
+    pub cgroup: Cgroup,
+    pub tasks: Tasks,
+    pub usage: Usage,
+    pub redis: Redis,
+    pub server: Server,
     /// `demo = true`: a small busy process to look at, which ends with the daemon.
-    pub(crate) demo: bool,
+    pub demo: bool,
     /// What the daemon keeps beside what it knows to need.
-    pub(crate) keep_capabilities: CapabilitySet,
+    pub keep_capabilities: CapabilitySet,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SourceKind {
+pub enum SourceKind {
     ZooKeeper,
     File,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Tree {
-    pub(crate) source: SourceKind,
-    pub(crate) path: PathBuf,
-    pub(crate) state_dir: PathBuf,
+pub struct Tree {
+    pub source: SourceKind,
+    pub path: PathBuf,
+    pub state_dir: PathBuf,
     /// Files with the public keys of those who may sign documents; none: documents need no signature.
-    pub(crate) trusted_keys: Vec<PathBuf>,
+    pub trusted_keys: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct ZooKeeper {
-    pub(crate) hosts: String,
-    pub(crate) prefix: String,
-    pub(crate) auth: Vec<Auth>,
-    pub(crate) session_timeout: Duration,
+pub struct ZooKeeper {
+    pub hosts: String,
+    pub prefix: String,
+    pub auth: Vec<Auth>,
+    pub session_timeout: Duration,
     /// PEM files; TLS is spoken when the authority is named.
-    pub(crate) tls: Option<ClientTls>,
+    pub tls: Option<ClientTls>,
     /// A document that anybody may write is refused.
-    pub(crate) require_safe_acl: bool,
+    pub require_safe_acl: bool,
     /// A document older than the one in force is taken.
-    pub(crate) accept_older: bool,
+    pub accept_older: bool,
 }
 
 /// How a server proves itself to us, and we to it; PEM files, read at each connection.
 #[derive(Debug, Clone)]
-pub(crate) struct ClientTls {
-    pub(crate) ca: PathBuf,
+pub struct ClientTls {
+    pub ca: PathBuf,
     /// Our certificate and its key.
-    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// One `addauth`; the secret is read again at each connection when it lives in a file.
 #[derive(Debug, Clone)]
-pub(crate) struct Auth {
-    pub(crate) scheme: String,
-    pub(crate) credential: Secret,
+pub struct Auth {
+    pub scheme: String,
+    pub credential: Secret,
 }
 
 /// Where systemd keeps the running service's credentials.
@@ -96,7 +96,7 @@ const CREDENTIALS: &str = "/etc/cgrove/credentials";
 
 /// A secret that never prints.
 #[derive(Clone)]
-pub(crate) enum Secret {
+pub enum Secret {
     Text(String),
     File(PathBuf),
     /// A file that systemd passes to the service (LoadCredential=).
@@ -115,7 +115,7 @@ impl std::fmt::Debug for Secret {
 
 impl Secret {
     /// The secret itself, without the newline that editors add to files.
-    pub(crate) fn read(&self) -> std::io::Result<String> {
+    pub fn read(&self) -> std::io::Result<String> {
         match self {
             Self::Text(text) => Ok(text.clone()),
             Self::Credential(name) => {
@@ -138,53 +138,53 @@ impl Secret {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Cgroup {
-    pub(crate) dir: PathBuf,
-    pub(crate) identity: Identity,
-    pub(crate) policy: Policy,
-    pub(crate) resync: Duration,
+pub struct Cgroup {
+    pub dir: PathBuf,
+    pub identity: Identity,
+    pub policy: Policy,
+    pub resync: Duration,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Tasks {
-    pub(crate) interval: Duration,
+pub struct Tasks {
+    pub interval: Duration,
     /// Group name, path or glob to files; in file order.
-    pub(crate) pid_files: Vec<(String, Vec<String>)>,
-    pub(crate) follow_symlinks: bool,
-    pub(crate) rules: Vec<TaskRule>,
+    pub pid_files: Vec<(String, Vec<String>)>,
+    pub follow_symlinks: bool,
+    pub rules: Vec<TaskRule>,
     /// Listen to the kernel's process events.
-    pub(crate) proc_events: bool,
+    pub proc_events: bool,
 }
 
 /// A rule of this node's own; the first that matches a process counts.
 #[derive(Debug, Clone)]
-pub(crate) struct TaskRule {
+pub struct TaskRule {
     /// A group's name or path; `None` leaves what matches where it is.
-    pub(crate) group: Option<String>,
-    pub(crate) criteria: Criteria,
+    pub group: Option<String>,
+    pub criteria: Criteria,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StoreKind {
+pub enum StoreKind {
     Memory,
     Redis,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Usage {
-    pub(crate) store: StoreKind,
-    pub(crate) keep: Duration,
-    pub(crate) memory: usize,
+pub struct Usage {
+    pub store: StoreKind,
+    pub keep: Duration,
+    pub memory: usize,
 }
 
 impl Config {
     /// The managed parent, by cgroup version.
-    pub(crate) fn parents(&self) -> &Parents {
+    pub fn parents(&self) -> &Parents {
         &self.cgroup.identity.parents
     }
 
     /// The parent for people: one path, or both where they differ and the node has both.
-    pub(crate) fn parent_shown(&self) -> String {
+    pub fn parent_shown(&self) -> String {
         let Parents { v1, v2 } = self.parents();
         let mounts = Host::discover(&self.cgroup.dir).map(|h| h.mounts).unwrap_or_default();
         let has = |version| mounts.iter().any(|m| m.version == version);
@@ -196,13 +196,13 @@ impl Config {
         }
     }
 
-    pub(crate) fn prune(&self) -> Prune {
+    pub fn prune(&self) -> Prune {
         self.cgroup.policy.prune
     }
 
     /// The pid files of each group by configuration, with `{name}` and `{path}` filled in. A bare name that stands
     /// at several paths is reported, never guessed.
-    pub(crate) fn pid_files(&self, groups: &[&GroupPath]) -> (BTreeMap<GroupPath, Vec<String>>, Vec<String>) {
+    pub fn pid_files(&self, groups: &[&GroupPath]) -> (BTreeMap<GroupPath, Vec<String>>, Vec<String>) {
         let mut out: BTreeMap<GroupPath, Vec<String>> = BTreeMap::new();
         let mut problems = Vec::new();
         for (key, files) in &self.tasks.pid_files {

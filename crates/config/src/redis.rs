@@ -2,30 +2,30 @@
 
 use std::path::Path;
 
-use super::raw::RawRedis;
-use super::values::{Bad, client_tls, secret_file};
-use super::{ClientTls, Secret};
+use crate::raw::RawRedis;
+use crate::values::{Bad, client_tls, secret_file};
+use crate::{ClientTls, Secret};
 
 const FORM: &str = "redis://[user:password@]host:port[/db], rediss://... or redis+sentinel://[user:password@]host:port[,host:port]/master[/db]";
 
 #[derive(Debug, Clone)]
-pub(crate) struct Redis {
-    pub(crate) url: String,
-    pub(crate) sentinels: Option<Sentinels>,
-    pub(crate) cluster: bool,
-    pub(crate) password: Option<Secret>,
-    pub(crate) prefix: String,
-    pub(crate) tls: Option<ClientTls>,
+pub struct Redis {
+    pub url: String,
+    pub sentinels: Option<Sentinels>,
+    pub cluster: bool,
+    pub password: Option<Secret>,
+    pub prefix: String,
+    pub tls: Option<ClientTls>,
 }
 
 /// Who knows which server is the master.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Sentinels {
-    pub(crate) hosts: Vec<String>,
-    pub(crate) master: String,
+pub struct Sentinels {
+    pub hosts: Vec<String>,
+    pub master: String,
     /// `user:password@` for the master, or nothing.
-    pub(crate) user_info: String,
-    pub(crate) db: u32,
+    pub user_info: String,
+    pub db: u32,
 }
 
 impl std::fmt::Debug for Sentinels {
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Sentinels {
 }
 
 /// The section, and whether Redis is wanted.
-pub(super) fn redis(raw: RawRedis, node: &str, base: &Path) -> Result<(Redis, bool), Bad> {
+pub(crate) fn redis(raw: RawRedis, node: &str, base: &Path) -> Result<(Redis, bool), Bad> {
     let url = match raw.url {
         None => None,
         Some(toml::Value::String(url)) => Some(url),
@@ -49,7 +49,7 @@ pub(super) fn redis(raw: RawRedis, node: &str, base: &Path) -> Result<(Redis, bo
     };
     // A wrong URL is a configuration error even before Redis is used; the client's text may quote the URL and its password.
     if sentinels.is_none()
-        && let Err(e) = redis::Client::open(url.as_str())
+        && let Err(e) = check_url(&url)
     {
         return Err(("redis.url", format!("not of the form {FORM} ({:?})", e.kind())));
     }
@@ -69,6 +69,12 @@ pub(super) fn redis(raw: RawRedis, node: &str, base: &Path) -> Result<(Redis, bo
         return Err(("redis.cluster", "a cluster has no sentinels: name one of its servers in redis.url".into()));
     }
     Ok((redis, wanted))
+}
+
+/// Is this an address that the client will take? What TLS needs is not this crate's to know.
+fn check_url(url: &str) -> redis::RedisResult<()> {
+    let plain = url.replacen("rediss://", "redis://", 1).replacen("valkeys://", "valkey://", 1);
+    redis::Client::open(plain).map(drop)
 }
 
 fn sentinels(rest: &str) -> Option<Sentinels> {

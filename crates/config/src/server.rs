@@ -4,27 +4,27 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::Secret;
-use super::raw::{OneOrMany, RawServer, RawToken};
-use super::values::{Bad, secret_file};
+use crate::Secret;
+use crate::raw::{OneOrMany, RawServer, RawToken};
+use crate::values::{Bad, secret_file};
 
 #[derive(Debug, Clone)]
-pub(crate) struct Server {
-    pub(crate) listen: Vec<Address>,
+pub struct Server {
+    pub listen: Vec<Address>,
     /// Networks that may read without a password.
-    pub(crate) allow_from: Vec<ipnet::IpNet>,
-    pub(crate) insecure: bool,
+    pub allow_from: Vec<ipnet::IpNet>,
+    pub insecure: bool,
     /// Clients on this node need no token.
-    pub(crate) trust_loopback: bool,
-    pub(crate) hosts: Vec<String>,
-    pub(crate) max_connections: usize,
-    pub(crate) tls: Option<Tls>,
-    pub(crate) tokens: Vec<Token>,
+    pub trust_loopback: bool,
+    pub hosts: Vec<String>,
+    pub max_connections: usize,
+    pub tls: Option<Tls>,
+    pub tokens: Vec<Token>,
 }
 
 /// Where clients come in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Address {
+pub enum Address {
     Tcp(SocketAddr),
     /// Open to those who may write the socket: mode 0660, group cgrove.
     Unix(PathBuf),
@@ -41,28 +41,28 @@ impl fmt::Display for Address {
 
 /// TLS on every TCP port: who speaks it is told by the first byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Tls {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
     /// Who signs clients' certificates, and what these clients may ask.
-    pub(crate) client_ca: Option<PathBuf>,
-    pub(crate) client_roles: Roles,
+    pub client_ca: Option<PathBuf>,
+    pub client_roles: Roles,
 }
 
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Roles {
+pub struct Roles {
     /// Measurements, groups, metrics.
-    pub(crate) usage: bool,
+    pub usage: bool,
     /// The document, and the status that quotes it.
-    pub(crate) conf: bool,
+    pub conf: bool,
 }
 
 impl Roles {
-    pub(crate) const ALL: Self = Self { usage: true, conf: true };
+    pub const ALL: Self = Self { usage: true, conf: true };
     const NAMES: &str = "a list of \"usage\" and \"conf\", with at least one of them";
 
-    pub(crate) fn and(self, other: Self) -> Self {
+    pub fn and(self, other: Self) -> Self {
         Self { usage: self.usage || other.usage, conf: self.conf || other.conf }
     }
 
@@ -81,13 +81,13 @@ impl Roles {
 
 /// A token, or its SHA-256, lives in a file; one on each line, so that an old and a new one may hold together.
 #[derive(Debug, Clone)]
-pub(crate) struct Token {
-    pub(crate) name: String,
-    pub(crate) roles: Roles,
-    pub(crate) secret: Secret,
+pub struct Token {
+    pub name: String,
+    pub roles: Roles,
+    pub secret: Secret,
 }
 
-pub(super) fn server(raw: RawServer, base: &Path) -> Result<Server, Bad> {
+pub(crate) fn server(raw: RawServer, base: &Path) -> Result<Server, Bad> {
     let listen = raw.listen.map(OneOrMany::list).unwrap_or_else(|| vec!["127.0.0.1:43409".into()]);
     let listen = listen.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
     let allow_from = raw
@@ -159,7 +159,7 @@ fn tokens(raw: Option<toml::Value>, base: &Path) -> Result<Vec<Token>, Bad> {
 }
 
 /// Other hosts may reach us only where someone said so.
-pub(crate) fn check_reach(server: &Server) -> Result<(), String> {
+pub fn check_reach(server: &Server) -> Result<(), String> {
     let open = |a: &&Address| matches!(a, Address::Tcp(a) if !a.ip().is_loopback());
     let Some(open) = server.listen.iter().find(open) else { return Ok(()) };
     let by_proof = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some() || !server.tokens.is_empty());

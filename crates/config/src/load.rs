@@ -2,23 +2,23 @@
 
 use std::path::Path;
 
-use super::Config;
-use super::build::build;
-use super::names::{SETTINGS, unknown};
-use super::raw::Raw;
+use crate::Config;
+use crate::build::build;
+use crate::names::{SETTINGS, unknown};
+use crate::raw::Raw;
 
 /// A configuration that cannot be used; one line for people. Exit code 78.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct ConfigError(String);
+pub struct ConfigError(String);
 
 /// The environment, as far as it is text.
-pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
 }
 
 /// Reads `path` and the environment. Relative paths in the file are relative to the file.
-pub(crate) fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         ConfigError(format!(
             "{}: {e}; name a configuration with --config FILE (config/cgrove.toml explains every setting)",
@@ -30,11 +30,13 @@ pub(crate) fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> 
 }
 
 /// The defaults alone, for commands that look at a document by itself.
-pub(crate) fn standard(env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+pub fn standard(env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
     parse("[tree]\nsource = \"file\"\npath = \"/dev/null\"\n", "the defaults", Path::new("/"), env)
 }
 
-fn parse(
+/// The text of a configuration and an environment. `file` is how errors name it, `base` what its paths are relative to.
+/// Touches no file.
+pub fn parse(
     text: &str,
     file: &str,
     base: &Path,
@@ -143,8 +145,8 @@ fn line_of(text: &str, dotted: &str) -> usize {
 mod tests {
     use cgrove_core::ids::GroupPath;
 
-    use super::super::{Address, StoreKind};
     use super::*;
+    use crate::{Address, StoreKind};
 
     fn with_env(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
         let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));

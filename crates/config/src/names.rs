@@ -1,7 +1,7 @@
 //! The names of all settings. A test holds config/cgrove.toml against this list.
 
 /// Dotted names; a trailing `.*` takes any key below.
-pub(super) const SETTINGS: &[&str] = &[
+pub(crate) const SETTINGS: &[&str] = &[
     "node",
     "demo",
     "keep_capabilities",
@@ -55,7 +55,7 @@ pub(super) const SETTINGS: &[&str] = &[
 ];
 
 /// What is wrong with a key, if anything: unknown, with the nearest known one.
-pub(super) fn unknown(dotted: &str, is_table: bool) -> Option<String> {
+pub(crate) fn unknown(dotted: &str, is_table: bool) -> Option<String> {
     let section = |s: &&str| s.split('.').next() == Some(dotted);
     let known = if is_table {
         SETTINGS.iter().any(|s| section(s) && s.contains('.')) || SETTINGS.contains(&format!("{dotted}.*").as_str())
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_reference_file_explains_every_setting_and_no_other() {
-        let text = include_str!("../../../../config/cgrove.toml");
+        let text = include_str!("../../../config/cgrove.toml");
         let mut section = Some(String::new());
         let mut explained = Vec::new();
         for line in text.lines() {

@@ -1,0 +1,1 @@
+//! What apply does with a plan.
