@@ -36,7 +36,7 @@ pub struct Ground {
 #[derive(Debug, Clone)]
 pub struct Model {
     pub ground: Ground,
-    pub(crate) nodes: BTreeMap<GroupPath, Node>,
+    nodes: BTreeMap<GroupPath, Node>,
     /// Where each process is; ones outside are not here.
     places: BTreeMap<Process, GroupPath>,
     born: Process,
@@ -44,8 +44,8 @@ pub struct Model {
 
 /// One group.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Node {
-    pub(crate) mark: Marked,
+struct Node {
+    mark: Marked,
     /// v2: what it hands down.
     handed: BTreeSet<&'static str>,
     limits: small::Limits,
@@ -107,6 +107,29 @@ impl Model {
     /// That many processes exist outside.
     pub fn begin_with(&mut self, processes: usize) {
         self.born = processes;
+    }
+
+    /// Whose the group is. It has to exist.
+    pub fn mark(&self, group: &GroupPath) -> &Marked {
+        &self.nodes[group].mark
+    }
+
+    pub fn mark_mut(&mut self, group: &GroupPath) -> &mut Marked {
+        &mut self.change(group).mark
+    }
+
+    /// Every file of a group that exists, with what it says.
+    pub fn everything(&self, group: &GroupPath) -> impl Iterator<Item = (&'static str, String)> {
+        self.files(group).into_iter().map(|file| (file, self.text(group, file)))
+    }
+
+    fn text(&self, group: &GroupPath, file: &str) -> String {
+        match file.split('.').next().unwrap_or_default() {
+            "cpu" => self.read_cpu(group, file),
+            "cpuset" => self.read_cpuset(group, file),
+            "memory" => self.read_memory(group, file),
+            _ => self.read_small(group, file),
+        }
     }
 
     /// Where a process is.
@@ -184,12 +207,7 @@ impl Cgroups for Model {
         if !self.files(group).contains(&file) {
             return Err(Errno::ENOENT);
         }
-        Ok(match file.split('.').next().unwrap_or_default() {
-            "cpu" => self.read_cpu(group, file),
-            "cpuset" => self.read_cpuset(group, file),
-            "memory" => self.read_memory(group, file),
-            _ => self.read_small(group, file),
-        })
+        Ok(self.text(group, file))
     }
 
     fn attach(&mut self, process: Process, group: &GroupPath) -> Result<(), Errno> {

@@ -93,6 +93,16 @@ fn occupied(group: &Group) -> bool {
     group.values.get("cgroup.procs").is_some_and(|pids| !pids.trim().is_empty())
 }
 
+/// Where the processes of groups that go end up at last: the parent's leaf. It is made again if someone removed it,
+/// unless `actions` make it anyway.
+pub(super) fn refuge(hierarchy: &Hierarchy, removals: &[Action], actions: &[Action]) -> Option<Action> {
+    let leaf = GroupPath::root().leaf();
+    let needed = hierarchy.version == Version::V2 && !hierarchy.at_root && !removals.is_empty();
+    let made = |a: &Action| a.hierarchy == hierarchy.label && a.group == leaf && a.op == Op::Create;
+    let there = hierarchy.groups.contains_key(&leaf) || actions.iter().any(made);
+    (needed && !there).then(|| Action::new(hierarchy, &leaf, Op::Create))
+}
+
 /// The files beside knobs that a group's plan looks at.
 pub(super) fn files_of(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath) -> Vec<&'static str> {
     if hierarchy.version == Version::V2 && has_children(desired, hierarchy, path) {

@@ -1,7 +1,5 @@
 //! Plans in tables: small actual trees, and the actions that come out as one line each.
 
-mod model;
-mod schedules;
 mod unified;
 
 use std::collections::BTreeMap;

@@ -217,3 +217,11 @@ fn the_tree_may_grow_before_it_does() {
     let tree = standing(&[("/a", a), ("/a/_tasks", ours(&[], &[]))]);
     assert_eq!(plain(document, &tree), ["/a cgroup.max.descendants=9", "/a/b +"]);
 }
+
+#[test]
+fn who_is_in_a_group_that_goes_finds_the_parents_leaf_again() {
+    let parent = ours(&[("cgroup.subtree_control", EVERYTHING)], &[]);
+    let tree = node(vec![unified(&[("/", parent), ("/a", ours(&[], &[]))])]);
+    // Someone removed /_tasks, and nothing is declared any more that would have it made.
+    assert_eq!(plain(r#"{"groups": {}}"#, &tree), ["/_tasks +", "[/a -]"]);
+}

@@ -1,0 +1,24 @@
+"""The model that plans are tried on (tests/model) answers as this host's kernel does, call by call."""
+
+import os
+import re
+import subprocess
+
+import kit
+
+LOCKSTEP = kit.ROOT / "target/release/lockstep"
+ACTIONS = 10_000
+
+
+def test_the_model_and_the_kernel_agree(parent):
+    """Random actions on both; everything that can be read is compared. Each hierarchy that the model knows is played on."""
+    seed = os.environ.get("CGROVE_SEED", "1")
+    result = subprocess.run([LOCKSTEP, "--actions", str(ACTIONS), "--seed", seed, "--parent", parent],
+                            capture_output=True, text=True, timeout=300 * kit.PATIENCE)
+    assert result.returncode == 0, result.stdout + result.stderr
+    played = dict(re.findall(r"^(\S+) \(v[12]\): (\d+) actions, \d+ refused alike, 0 differences$", result.stdout, re.M))
+    known = {"cpu", "cpuset", "memory", "pids", "freezer"}
+    v1 = {c for c in known if c in kit.MOUNTS and kit.MOUNTS[c] != kit.UNIFIED}
+    assert {c for label in played for c in label.split(",")} & known == v1, result.stdout
+    assert ("unified" in played) == (kit.UNIFIED is not None), result.stdout
+    assert set(played.values()) == {str(ACTIONS)}, result.stdout
