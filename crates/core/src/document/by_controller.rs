@@ -11,6 +11,9 @@ use crate::ids::{Controller, ControllerSet, GroupPath};
 use crate::json::Json;
 use crate::knobs::{Knob, Value};
 
+/// A document of nothing but mistakes has a hundred thousand.
+const WARNINGS: usize = 100;
+
 pub(super) fn parse(top: &[(String, Json)]) -> Result<Desired, DocumentError> {
     let mut desired = Desired {
         form: Form::ByController,
@@ -86,7 +89,9 @@ impl Walk<'_> {
             match (key.as_str(), value) {
                 ("conf", Json::Null) => {}
                 ("conf", Json::Object(_)) if path.is_root() => {
-                    self.warn(&here, "ignored: the controller's own node is the parent, which cgrove does not tune");
+                    self.warn(&here, || {
+                        "ignored: the controller's own node is the parent, which cgrove does not tune".into()
+                    });
                 }
                 ("conf", Json::Object(conf)) => self.conf(&here, path, conf)?,
                 ("sub_cgroup", Json::Null) => {}
@@ -103,7 +108,7 @@ impl Walk<'_> {
                     }
                 }
                 ("conf" | "sub_cgroup", _) => return Err(here.refuse(value.shown(), "must be an object".into())),
-                _ => self.warn(&here, "ignored: a group knows only \"conf\" and \"sub_cgroup\""),
+                _ => self.warn(&here, || "ignored: a group knows only \"conf\" and \"sub_cgroup\"".into()),
             }
         }
         Ok(())
@@ -115,10 +120,13 @@ impl Walk<'_> {
             let here = at.down(key);
             match self.knob(key) {
                 Some(knob) => settings.push(read_knob(&here, knob, json)?),
-                None if key == "pids" => self.warn(&here, "ignored: processes come from pid files"),
+                None if key == "pids" => self.warn(&here, || "ignored: processes come from pid files".into()),
                 None => {
-                    let hint = nearest_knob(key).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
-                    self.warn(&here, &format!("ignored: not a knob of {}{hint}", self.controller.v1_name()));
+                    let controller = self.controller.v1_name();
+                    self.warn(&here, || {
+                        let hint = nearest_knob(key).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
+                        format!("ignored: not a knob of {controller}{hint}")
+                    });
                 }
             }
         }
@@ -145,8 +153,12 @@ impl Walk<'_> {
         known_knob(name).filter(|k| k.controller == self.controller)
     }
 
-    fn warn(&mut self, at: &Place, what: &str) {
-        self.desired.warnings.push(format!("{at}: {what}"));
+    fn warn(&mut self, at: &Place, what: impl FnOnce() -> String) {
+        match self.desired.warnings.len() {
+            n if n < WARNINGS => self.desired.warnings.push(format!("{at}: {}", what())),
+            WARNINGS => self.desired.warnings.push("more like these are not listed".into()),
+            _ => {}
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A refused document: where, what, what is allowed, and the nearest known name.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::json;
@@ -35,6 +36,7 @@ impl fmt::Display for DocumentError {
 
 impl DocumentError {
     pub(super) fn whole(why: String) -> Self {
+        let why = shortened(&why, EXPLAINED).into_owned();
         Self { path: String::new(), line: None, value: None, why, steps: Vec::new() }
     }
 
@@ -63,7 +65,9 @@ impl Place {
     }
 
     pub fn refuse(&self, value: String, why: String) -> DocumentError {
-        DocumentError { path: self.to_string(), line: None, value: Some(value), why, steps: self.0.clone() }
+        let value = Some(shortened(&value, QUOTED).into_owned());
+        let why = shortened(&why, EXPLAINED).into_owned();
+        DocumentError { path: self.to_string(), line: None, value, why, steps: self.0.clone() }
     }
 
     /// An unknown key: what is allowed, and which known one is nearest.
@@ -78,7 +82,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("$")?;
-        for step in &self.0 {
+        for step in self.0.iter().map(|step| shortened(step, QUOTED)) {
             if step.contains('.') {
                 write!(f, "[{step:?}]")?;
             } else {
@@ -89,11 +93,68 @@ impl fmt::Display for Place {
     }
 }
 
-/// The known name most like `name`, if any is like it at all.
+/// As much of a text as a message quotes: whoever writes it decides how long it is.
+fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}... ({} bytes)", &text[..end], text.len()).into(),
+        None => text.into(),
+    }
+}
+
+/// Longer than any name that is allowed.
+const QUOTED: usize = 160;
+/// Longer than anything that we have to say.
+const EXPLAINED: usize = 1000;
+
+/// The known name most like `name`, if any is like it at all. What is longer than any name is like none: the
+/// comparison takes as long as the text is.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > QUOTED {
+        return None;
+    }
+    let name = name.to_lowercase();
     known
-        .map(|k| (strsim::jaro_winkler(&name.to_lowercase(), k), k))
+        .map(|k| (strsim::jaro_winkler(&name, k), k))
         .filter(|(score, _)| *score > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, k)| k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::parse;
+
+    #[test]
+    fn what_is_wrong_is_quoted_in_part() {
+        let long = "x".repeat(900_000);
+        let pages = [
+            format!(r#"{{"groups": {{"a": {{"knobs": {{"{long}": 1}}}}}}}}"#),
+            format!(r#"{{"groups": {{"a": {{"{long}": 1}}}}}}"#),
+            format!(r#"{{"groups": {{"{long}": {{}}}}}}"#),
+            format!(r#"{{"groups": {{"a": {{"knobs": {{"cpu.weight": "{long}"}}}}}}}}"#),
+            format!(r#"{{"groups": {{"a": {{"knobs": {{"cpuset.cpus": "{long}"}}}}}}}}"#),
+            format!(r#"{{"groups": {{"a": {{"knobs": {{"devices.allow": ["{long}"]}}}}}}}}"#),
+            format!(r#"{{"groups": {{"a": {{"files": {{"{long}/": "1"}}}}}}}}"#),
+            format!(r#"{{"groups": {{"a": {{"pid_files": ["{long}"]}}}}}}"#),
+            format!(r#"{{"groups": {{"a": {{"processes": [{{"exe": "{long}"}}]}}}}}}"#),
+            format!(r#"{{"controllers": ["{long}"], "groups": {{}}}}"#),
+            format!(r#"{{"{long}": {{}}}}"#),
+            format!(r#"{{"cpu": {{"sub_cgroup": {{"{long}": {{}}}}}}}}"#),
+            format!(r#"{{"{0}": 1, "{0}": 2}}"#, &long[..400_000]),
+        ];
+        for page in pages {
+            let error = parse(page.as_bytes()).unwrap_err().to_string();
+            assert!(error.len() < 2000, "{} bytes: {}", error.len(), &error[..300]);
+        }
+    }
+
+    #[test]
+    fn mistakes_without_end_are_listed_to_a_point() {
+        let keys: Vec<String> = (0..60_000).map(|i| format!(r#""wait{i}": 1"#)).collect();
+        let page = format!(r#"{{"cpu": {{"sub_cgroup": {{"a": {{"conf": {{{}}}}}}}}}}}"#, keys.join(", "));
+        let warnings = parse(page.as_bytes()).unwrap().warnings;
+        assert_eq!((warnings.len(), warnings[100].as_str()), (101, "more like these are not listed"));
+        assert_eq!(nearest(&"memory.max".repeat(100), ["memory.max"].into_iter()), None);
+    }
 }
