@@ -95,14 +95,14 @@ impl Model {
             },
             "cpu.cfs_period_us" => Cpu { period: unsigned(value)?, ..old },
             "cpu.cfs_burst_us" | "cpu.max.burst" => Cpu { burst: unsigned(value)?, ..old },
-            // `$MAX $PERIOD`, the second may be left out.
+            // `$MAX $PERIOD`, read by sscanf: a second word that is no number counts as none.
             _ => {
                 let mut words = value.split_whitespace();
                 let quota = match words.next().ok_or(Errno::EINVAL)? {
                     "max" => None,
                     text => Some(unsigned(text).map_err(|_| Errno::EINVAL)?),
                 };
-                let period = words.next().map_or(Ok(old.period), unsigned).map_err(|_| Errno::EINVAL)?;
+                let period = words.next().and_then(|text| unsigned(text).ok()).unwrap_or(old.period);
                 Cpu { quota, period, ..old }
             }
         };
