@@ -2,14 +2,12 @@
 //! file systems' magic numbers, never guessed from names.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use cgrove_core::actual::{Machine, Version};
 use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
-use cgrove_core::knobs::DevId;
 
-use crate::Fault;
+use crate::{Fault, disks};
 
 /// The label of the v2 hierarchy.
 pub const V2_LABEL: &str = "unified";
@@ -78,7 +76,7 @@ impl Host {
     /// The same host, with the disks found that a document names by path.
     #[must_use]
     pub fn knowing<'a>(mut self, paths: impl Iterator<Item = &'a str>) -> Self {
-        self.machine.devices.extend(paths.filter_map(|path| Some((path.to_owned(), disk_at(Path::new(path))?))));
+        self.machine.devices.extend(paths.filter_map(|path| Some((path.to_owned(), disks::at(Path::new(path))?))));
         self
     }
 
@@ -110,25 +108,9 @@ fn machine() -> Machine {
         memory: sysconf(nix::unistd::SysconfVar::_PHYS_PAGES).unwrap_or(0) * page,
         cpus: sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).unwrap_or(1),
         page,
-        disks: whole_disks(),
+        disks: disks::whole(),
         devices: Default::default(),
     }
-}
-
-/// The disks with hardware, or a hypervisor, behind them: neither loop, ram, zram nor device-mapper.
-fn whole_disks() -> Vec<DevId> {
-    let entries = std::fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|e| e.path());
-    let real = entries.filter(|disk| disk.join("device").exists());
-    let mut ids: Vec<DevId> =
-        real.filter_map(|disk| std::fs::read_to_string(disk.join("dev")).ok()?.trim().parse().ok()).collect();
-    ids.sort();
-    ids
-}
-
-fn disk_at(path: &Path) -> Option<DevId> {
-    let meta = std::fs::metadata(path).ok().filter(|m| m.file_type().is_block_device())?;
-    let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
-    Some(DevId(u32::try_from(major).ok()?, u32::try_from(minor).ok()?))
 }
 
 /// The cgroup mounts at or below `dir` that show a whole hierarchy, the first of each; see proc_pid_mountinfo(5).

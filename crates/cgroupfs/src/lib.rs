@@ -1,5 +1,6 @@
 //! cgrove's kernel half, in the order in which it is used. Blocking; the daemon runs it on threads of its own.
 
+mod disks;
 mod fault;
 mod file;
 pub mod host;
@@ -12,6 +13,8 @@ pub mod survey;
 
 pub mod apply;
 mod drain;
+
+pub mod view;
 
 pub mod attach;
 pub mod pidfile;

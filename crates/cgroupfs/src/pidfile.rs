@@ -8,7 +8,7 @@ use cgrove_core::placement::parse_pid;
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 
 use crate::paths::proc_dir;
-use crate::procs;
+use crate::{procs, view};
 
 /// Longest part of a pid file that is read; PostgreSQL's has several lines.
 const MOST: u64 = 4096;
@@ -23,6 +23,7 @@ pub fn read(path: &Path, follow: bool) -> Result<(i32, u64), String> {
         _ => e.to_string(),
     };
     let daemon = nix::unistd::geteuid().as_raw();
+    let path = &view::from_here(path);
     let link = std::fs::symlink_metadata(path).map_err(io)?;
     let mut flags = O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW;
     if link.is_symlink() && follow {

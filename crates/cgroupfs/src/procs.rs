@@ -8,6 +8,7 @@ use cgrove_core::placement::{Process, Processes};
 use cgrove_core::rules::{AllTraits, Needs, Traits};
 
 use crate::paths::proc_dir;
+use crate::view;
 
 /// As much of a command line as rules see.
 const LONGEST_COMMAND: u64 = 4096;
@@ -63,7 +64,7 @@ fn program(dir: &Path) -> Option<String> {
         let mounts = |proc: &Path| std::fs::read_link(proc.join("ns/mnt")).ok();
         return (mounts(dir)? == mounts(&proc_dir(1))?).then(|| path.to_owned());
     }
-    let (real, named) = (std::fs::metadata(&link).ok()?, std::fs::metadata(&shown).ok()?);
+    let (real, named) = (std::fs::metadata(&link).ok()?, view::metadata(Path::new(&shown)).ok()?);
     ((real.dev(), real.ino()) == (named.dev(), named.ino())).then_some(shown)
 }
 

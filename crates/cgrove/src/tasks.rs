@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use cgrove_cgroupfs::attach::{self, Misplaced, Move, Origins, Scene};
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::lock::daemon;
-use cgrove_cgroupfs::{Fault, pidfile, procs};
+use cgrove_cgroupfs::{Fault, pidfile, procs, view};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::placement::{Census, Claim, Placement, Rule, may_match};
-use cgrove_core::rules::{Known, Needs};
+use cgrove_core::placement::{Census, Claim, Placement, Process, Rule, may_match};
+use cgrove_core::rules::{Known, Needs, Traits};
 
 use crate::units;
 use cgrove_config::Config;
@@ -39,12 +39,21 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Could this process, which has just become what it is, belong to a group by a rule?
-    pub(crate) fn concern(&self, pid: i32) -> bool {
-        let own = std::process::id();
-        let seen = procs::look(pid, self.needs).filter(|_| u32::try_from(pid) != Ok(own));
-        seen.is_some_and(|(process, traits)| may_match(&self.rules, &self.known, &process, &traits))
+    /// What the rules look at.
+    pub(crate) fn needs(&self) -> Needs {
+        self.needs
     }
+
+    /// Could this process, which has just become what it is, belong to a group by a rule?
+    pub(crate) fn concern(&self, process: &Process, traits: &Traits) -> bool {
+        may_match(&self.rules, &self.known, process, traits)
+    }
+}
+
+/// These processes as they are now, but for ourselves. Blocking.
+pub(crate) fn look_at(pids: &[i32], needs: Needs) -> Vec<(Process, Traits)> {
+    let own = std::process::id();
+    pids.iter().filter(|pid| u32::try_from(**pid) != Ok(own)).filter_map(|pid| procs::look(*pid, needs)).collect()
 }
 
 /// What a whole synchronisation came to.
@@ -226,7 +235,15 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
     if !is_glob(pattern) {
         return vec![pattern.into()];
     }
-    glob::glob(pattern).into_iter().flatten().flatten().collect()
+    let found = |pattern: &str| glob::glob(pattern).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = found(pattern).collect();
+    if let Some((pattern, root)) = view::hidden_glob(pattern) {
+        let theirs = found(&pattern).filter_map(|f| Some(Path::new("/").join(f.strip_prefix(&root).ok()?)));
+        files.extend(theirs);
+        files.sort();
+        files.dedup();
+    }
+    files
 }
 
 fn is_glob(text: &str) -> bool {
@@ -251,7 +268,7 @@ pub(crate) fn directories(config: &Config, desired: &Desired) -> BTreeSet<PathBu
             out.extend(expand(pattern).iter().filter_map(|f| f.parent()).map(Path::to_owned));
         }
     }
-    out
+    out.iter().map(|dir| view::from_here(dir)).collect()
 }
 
 /// How many processes each group has.
