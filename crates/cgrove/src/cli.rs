@@ -23,6 +23,7 @@ use clap::Parser;
 use self::args::{Args, Command};
 use self::runtime::in_runtime;
 use crate::exit::{self, Exit};
+use crate::hands::Hands;
 use crate::term;
 
 /// Parses, runs, and turns the outcome into an exit code.
@@ -56,7 +57,10 @@ fn run(args: &Args) -> Result<u8, Exit> {
         Command::Run => {
             let config = document::load(args)?;
             crate::privileges::drop_all_but_needed(&config);
-            in_runtime(crate::run::run(&args.global.config(), config))?.map(|()| 0)
+            let hands = Hands::begin().map_err(|e| Exit::unavailable(format!("cannot start: {e}")))?;
+            cgrove_cgroupfs::view::prepare();
+            let confinement = crate::confine::confine(&config);
+            in_runtime(crate::run::run(&args.global.config(), config, hands, confinement))?.map(|()| 0)
         }
         Command::Check { tree } => check::run(args, tree.as_deref()),
         Command::Plan { tree } => plan::plan(args, tree.as_deref()),

@@ -1,6 +1,7 @@
 //! cgrove, in the order in which data flows: desired -> plan -> apply -> sample -> store -> serve.
 
 mod cli;
+mod confine;
 mod permission;
 mod privileges;
 mod run;
@@ -9,6 +10,7 @@ mod source;
 
 mod approvals;
 mod engine;
+mod hands;
 mod hints;
 mod reconcile;
 mod tasks;

@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::approvals;
 use crate::engine::{Engine, EngineError};
+use crate::hands::Hands;
 use crate::hints::{DirWatch, Ready};
 use crate::pulse::Pulse;
 use crate::source::Document;
@@ -62,6 +63,7 @@ pub(crate) struct Reconciler {
     board: Arc<Board>,
     document: watch::Receiver<Option<Arc<Document>>>,
     engine: Option<Engine>,
+    hands: Hands,
     watch: Option<(Watch, Ready)>,
     pid_dirs: Option<DirWatch>,
     approvals: Option<DirWatch>,
@@ -90,6 +92,7 @@ impl Reconciler {
         board: Arc<Board>,
         document: watch::Receiver<Option<Arc<Document>>>,
         mut engine: Engine,
+        hands: Hands,
     ) -> Self {
         let pulse = board.pulses.of("reconciler", LONGEST);
         engine.pulse = Some(pulse.clone());
@@ -105,6 +108,7 @@ impl Reconciler {
         }
         Self {
             engine: Some(engine),
+            hands,
             watch,
             pid_dirs: DirWatch::new().ok(),
             approvals: approved,
@@ -153,7 +157,7 @@ impl Reconciler {
                 changed = self.document.changed() => return if changed.is_ok() { Event::Document } else { Event::Stop },
                 () = fired(&mut self.approvals) => return Event::Approval,
                 () = fired(&mut self.pid_dirs) => self.next_tasks = self.next_tasks.min(self.last_tasks + PID_FILES_CALM),
-                () = concerning(&mut self.proc_events, self.engine.as_ref()) => {
+                () = concerning(&mut self.proc_events, self.engine.as_ref(), &self.hands) => {
                     self.prompted = true;
                     self.next_tasks = self.next_tasks.min(self.last_tasks + EVENTS_CALM);
                 }
@@ -178,11 +182,13 @@ impl Reconciler {
         let previous = document.previous.clone().filter(|_| first);
         let desired = document.desired.clone();
         self.watch_pid_files(&document);
-        let (engine, result) = blocking(move || {
-            let result = engine.reconcile(&desired, previous);
-            (engine, result)
-        })
-        .await;
+        let (engine, result) = self
+            .hands
+            .run(move || {
+                let result = engine.reconcile(&desired, previous);
+                (engine, result)
+            })
+            .await;
         self.engine = Some(engine);
         self.last_look = Instant::now();
         match result {
@@ -217,11 +223,13 @@ impl Reconciler {
         let desired = document.desired.clone();
         self.watch_pid_files(&document);
         let prompted = std::mem::take(&mut self.prompted);
-        let (engine, result) = blocking(move || {
-            let result = engine.sync_tasks(&desired, prompted);
-            (engine, result)
-        })
-        .await;
+        let (engine, result) = self
+            .hands
+            .run(move || {
+                let result = engine.sync_tasks(&desired, prompted);
+                (engine, result)
+            })
+            .await;
         self.engine = Some(engine);
         match result {
             Ok(synced) => self.record_tasks(&synced),
@@ -251,15 +259,6 @@ impl Reconciler {
     }
 }
 
-/// Runs on a thread that may block. A panic in there is a bug; it ends the daemon, which systemd starts again.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-        Err(_) => std::future::pending().await,
-    }
-}
-
 /// The kernel's process events, where they are wanted and can be had.
 fn listen(config: &Config) -> Option<(ProcEvents, Ready)> {
     if !config.tasks.proc_events {
@@ -276,15 +275,20 @@ fn listen(config: &Config) -> Option<(ProcEvents, Ready)> {
 }
 
 /// Waits for a process that a rule may concern.
-async fn concerning(events: &mut Option<(ProcEvents, Ready)>, engine: Option<&Engine>) {
+async fn concerning(events: &mut Option<(ProcEvents, Ready)>, engine: Option<&Engine>, hands: &Hands) {
     let Some((events, ready)) = events else { return std::future::pending().await };
     loop {
         let pids = ready.take(|| events.drain()).await;
         let sources = engine.and_then(|e| e.sources.as_ref());
-        let concerned = match pids {
-            Some(pids) => sources.is_some_and(|s| pids.iter().any(|pid| s.concern(*pid))),
+        let concerned = match (pids, sources) {
+            (_, None) => false,
+            (Some(pids), Some(sources)) => {
+                let needs = sources.needs();
+                let seen = hands.run(move || tasks::look_at(&pids, needs)).await;
+                seen.iter().any(|(process, traits)| sources.concern(process, traits))
+            }
             // Some were lost: whatever they were.
-            None => sources.is_some(),
+            (None, Some(_)) => true,
         };
         if concerned {
             return;

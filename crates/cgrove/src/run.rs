@@ -11,9 +11,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::confine::Confinement;
 use crate::demo::{self, Demo};
 use crate::engine::{Engine, EngineError};
 use crate::exit::Exit;
+use crate::hands::Hands;
 use crate::reconcile::Reconciler;
 use crate::serve::{self, Library, Port, Proof};
 use crate::source::{self, Demands, Intake};
@@ -28,7 +30,12 @@ type Ports = BTreeMap<Address, Port>;
 
 /// Runs until a signal. HUP starts everything anew with the configuration of then; measurements in memory, open
 /// ports and the lock stay. A configuration that cannot be used changes nothing.
-pub(crate) async fn run(config_path: &Path, mut config: Arc<Config>) -> Result<(), Exit> {
+pub(crate) async fn run(
+    config_path: &Path,
+    mut config: Arc<Config>,
+    hands: Hands,
+    confinement: Confinement,
+) -> Result<(), Exit> {
     let failed = |e: std::io::Error| Exit::unavailable(format!("signals: {e}"));
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
@@ -40,13 +47,15 @@ pub(crate) async fn run(config_path: &Path, mut config: Arc<Config>) -> Result<(
     let passed = take_passed(&mut ports)?;
     config = Arc::new(with_passed(Config::clone(&config), &passed)?);
     open_ports(&mut ports, &config)?;
-    let mut secrets = Secrets::read(&config)?;
-    let engine = in_thread({
-        let config = config.clone();
-        move || Engine::new(config)
-    })
-    .await?;
-    let mut daemon = Daemon::start(config.clone(), ring.clone(), started, &ports, engine, secrets.clone())?;
+    let secrets = Secrets::read(&config)?;
+    let engine = hands
+        .run({
+            let config = config.clone();
+            move || Engine::new(config)
+        })
+        .await?;
+    let mut outfit = Outfit { hands, confinement, ring, started, secrets };
+    let mut daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
     if config.demo {
         term::out(&demo::banner(&config, config_path));
     }
@@ -59,9 +68,9 @@ pub(crate) async fn run(config_path: &Path, mut config: Arc<Config>) -> Result<(
             _ = hup.recv() => {}
         }
         service::reloading();
-        let new = match prepare_reload(config_path, &mut ports, &passed) {
+        let new = match prepare_reload(config_path, &mut ports, &passed, &outfit.confinement) {
             Ok((new, read)) => {
-                secrets = read;
+                outfit.secrets = read;
                 Arc::new(new)
             }
             Err(e) => {
@@ -79,17 +88,29 @@ pub(crate) async fn run(config_path: &Path, mut config: Arc<Config>) -> Result<(
                 return wind_up(finish, redis).await;
             }
         };
-        ring.resize(new.usage.keep, new.usage.memory);
-        let engine = in_thread({
-            let new = new.clone();
-            move || old.reconfigure(new)
-        })
-        .await?;
+        outfit.ring.resize(new.usage.keep, new.usage.memory);
+        let engine = outfit
+            .hands
+            .run({
+                let new = new.clone();
+                move || old.reconfigure(new)
+            })
+            .await?;
         ports.retain(|address, _| new.server.listen.contains(address));
         config = new;
-        daemon = Daemon::start(config.clone(), ring.clone(), started, &ports, engine, secrets.clone())?;
+        daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
         service::ready();
     }
+}
+
+/// What stays across reloads, and what each daemon starts with.
+#[derive(Clone)]
+struct Outfit {
+    hands: Hands,
+    confinement: Confinement,
+    ring: Arc<Ring>,
+    started: u64,
+    secrets: Secrets,
 }
 
 /// What files beside the configuration hold: keys, tokens, certificates.
@@ -107,9 +128,15 @@ impl Secrets {
 }
 
 /// Everything that may go wrong with a new configuration, tried before the old one ends.
-fn prepare_reload(config_path: &Path, ports: &mut Ports, passed: &[Address]) -> Result<(Config, Secrets), Exit> {
+fn prepare_reload(
+    config_path: &Path,
+    ports: &mut Ports,
+    passed: &[Address],
+    confinement: &Confinement,
+) -> Result<(Config, Secrets), Exit> {
     let config = with_passed(config::load(config_path, config::environment())?, passed)?;
     permission::check(&config)?;
+    confinement.allows(&config).map_err(Exit::config)?;
     let secrets = Secrets::read(&config)?;
     open_ports(ports, &config)?;
     Ok((config, secrets))
@@ -148,11 +175,6 @@ fn open_ports(ports: &mut Ports, config: &Config) -> Result<(), Exit> {
     Ok(())
 }
 
-async fn in_thread(work: impl FnOnce() -> Result<Engine, EngineError> + Send + 'static) -> Result<Engine, Exit> {
-    let result = tokio::task::spawn_blocking(work).await;
-    Ok(result.map_err(|e| Exit::software(e.to_string()))??)
-}
-
 struct Daemon {
     stop: watch::Sender<bool>,
     reconciler: tokio::task::JoinHandle<Result<Option<Engine>, EngineError>>,
@@ -164,17 +186,11 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(
-        config: Arc<Config>,
-        ring: Arc<Ring>,
-        started: u64,
-        ports: &Ports,
-        engine: Engine,
-        secrets: Secrets,
-    ) -> Result<Self, Exit> {
+    fn start(config: Arc<Config>, ports: &Ports, engine: Engine, outfit: Outfit) -> Result<Self, Exit> {
+        let Outfit { hands, confinement, ring, started, secrets } = outfit;
         let io = |what: &str, e: std::io::Error| Exit::unavailable(format!("{what}: {e}"));
         let board = Arc::new(Board::default());
-        describe(&board, &config, started);
+        describe(&board, &config, started, confinement);
         let demo =
             if config.demo { Some(Demo::start(&config.tree.state_dir).map_err(|e| io("demo", e))?) } else { None };
 
@@ -206,7 +222,7 @@ impl Daemon {
         }
         tasks.spawn(service::run(board.clone()));
         let gone = library.gone.clone();
-        let reconciler = Reconciler::new(config.clone(), board, document, engine);
+        let reconciler = Reconciler::new(config.clone(), board, document, engine, hands);
         let reconciler = tokio::spawn(reconciler.run(stopped));
         info!(node = config.node, parent = config.parent_shown(), listen = %config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "cgrove {} runs", env!("CARGO_PKG_VERSION"));
         Ok(Self { stop, reconciler, tasks, gone, redis, sampler, _demo: demo })
@@ -278,12 +294,13 @@ async fn forward(mut document: watch::Receiver<Option<Arc<source::Document>>>, s
     }
 }
 
-fn describe(board: &Board, config: &Config, started: u64) {
+fn describe(board: &Board, config: &Config, started: u64, confinement: Confinement) {
     board.update(|s| {
         s.node.clone_from(&config.node);
         s.version = env!("CARGO_PKG_VERSION");
         s.pid = std::process::id();
         s.capabilities = privileges::left();
+        s.landlock = confinement;
         s.started = started;
         s.server.listen = config.server.listen.iter().map(ToString::to_string).collect();
         (s.source.kind, s.source.place) = match config.tree.source {

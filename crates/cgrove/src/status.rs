@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cgrove_core::plan::{Guard, Note};
 use serde::Serialize;
 
+use crate::confine::Confinement;
+
 use crate::pulse::Pulses;
 
 /// The status document. Field names are part of `get_status`.
@@ -19,6 +21,8 @@ pub(crate) struct Status {
     pub(crate) ready: bool,
     /// What of root's power the daemon kept.
     pub(crate) capabilities: Vec<String>,
+    /// What the threads that talk to others may still write.
+    pub(crate) landlock: Confinement,
     pub(crate) document: Option<DocumentStatus>,
     /// The newest document, when it was refused.
     pub(crate) refused: Option<Refused>,

@@ -112,6 +112,19 @@ fn render_status(s: &Value, paint: Paint) -> String {
     );
     let kept = s["capabilities"].as_array().into_iter().flatten().map(&text).collect::<Vec<_>>();
     line("", paint.dim(&format!("capabilities {}", if kept.is_empty() { "none".into() } else { kept.join(" ") })));
+    let landlock = &s["landlock"];
+    let places = landlock["writable"].as_array().into_iter().flatten().map(&text).collect::<Vec<_>>();
+    let confined = match landlock["enforced"].as_str() {
+        Some("fully" | "partly") => {
+            format!(
+                "Landlock {}: all but the thread that works on cgroups write only below {}",
+                text(&landlock["enforced"]),
+                places.join(", ")
+            )
+        }
+        _ => "Landlock not enforced: this kernel lacks it".into(),
+    };
+    line("", paint.dim(&confined));
     let error = |v: &Value| v["error"].as_str().map(|e| format!(": {e}")).unwrap_or_default();
     line(
         "source",

@@ -1,0 +1,53 @@
+//! The one thread that sees /proc and writes cgroups. It is begun before the others are confined (`privileges`), and
+//! takes one piece of work at a time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{Sender, channel};
+
+use tokio::sync::oneshot;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A way to give the thread work; it ends when the last of these is gone.
+#[derive(Clone)]
+pub(crate) struct Hands {
+    work: Sender<Work>,
+}
+
+impl Hands {
+    pub(crate) fn begin() -> std::io::Result<Self> {
+        let (work, waiting) = channel::<Work>();
+        std::thread::Builder::new().name("hands".into()).spawn(move || waiting.iter().for_each(|work| work()))?;
+        Ok(Self { work })
+    }
+
+    /// What the work returns. A panic in there is a bug: it ends the daemon, which systemd starts again.
+    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = oneshot::channel();
+        let work = move || drop(done.send(catch_unwind(AssertUnwindSafe(work))));
+        if self.work.send(Box::new(work)).is_err() {
+            return std::future::pending().await;
+        }
+        match result.await {
+            Ok(Ok(value)) => value,
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_is_done_in_order_on_one_thread_and_a_panic_comes_back() {
+        let hands = Hands::begin().unwrap();
+        let name = || std::thread::current().name().map(str::to_owned);
+        assert_eq!(hands.run(name).await.as_deref(), Some("hands"));
+        let other = hands.clone();
+        let died = tokio::spawn(async move { other.run(|| panic!("a bug")).await }).await;
+        assert!(died.is_err_and(|e| e.is_panic()));
+        assert_eq!(hands.run(|| 2 + 2).await, 4);
+    }
+}
