@@ -121,8 +121,8 @@ def test_a_unix_socket_for_the_group_cgrove(node):
     mode = os.stat(path)
     has_group = any(g.gr_name == "cgrove" for g in grp.getgrall())
     assert stat.S_IMODE(mode.st_mode) == (0o660 if has_group else 0o600)
-    status = node.json("status", check=0)
-    assert status["ready"] and str(path) in status["server"]["listen"]
+    status = eventually(lambda: (lambda status: status["ready"] and status)(node.json("status", check=0)))
+    assert str(path) in status["server"]["listen"]
 
     def over_socket(host="localhost"):
         with socket.socket(socket.AF_UNIX) as sock:
@@ -445,3 +445,21 @@ def test_a_znode_that_anybody_may_write(node, zookeeper):
     eventually(lambda: "delete" in (node.status()["refused"] or {}).get("error", ""))
     assert node.shares("/a") == 900
     zookeeper.client.set_acls(zookeeper.prefix, only_me)
+
+
+def test_a_reload_reaches_nothing_that_the_start_closed(node):
+    """Landlock cannot be widened: another state directory needs a restart, and it is said."""
+    node.write_tree(cpu_tree({"a": 100}))
+    node.start()
+    confined = node.status()["landlock"]
+    # The kernels that this is tested on all have it.
+    assert confined["enforced"] in ("fully", "partly") and str(node.state) in confined["writable"]
+    assert "write only below" in node.run("status", check=0).stdout
+    configured = node.config.read_text()
+    node.config.write_text(configured.replace(str(node.state), str(node.directory / "elsewhere")))
+    node.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "restart it for another tree.state_dir" in node.log.read_text())
+    assert node.http("/readyz")[0] == 200 and not (node.directory / "elsewhere").exists()
+    node.stop()
+    node.start()
+    assert (node.directory / "elsewhere").is_dir()

@@ -116,7 +116,7 @@ def test_without_any_document_nothing_is_touched(node, own_zookeeper):
 def test_a_wrong_password_is_said_and_mended_from_outside(node, zookeeper):
     zookeeper.set(cpu_tree({"a": 100}))
     secret = node.directory / "zk-secret"
-    secret.write_text("user:wrong\n")
+    secret.write_text("user:mistaken\n")
     node.configure(zookeeper=zookeeper)
     text = node.config.read_text().replace('["digest:user:password"]', f'[{{ scheme = "digest", credential_file = "{secret}" }}]')
     node.config.write_text(text)
@@ -128,7 +128,7 @@ def test_a_wrong_password_is_said_and_mended_from_outside(node, zookeeper):
 
     zookeeper.client.set_acls(zookeeper.path, kazoo.security.OPEN_ACL_UNSAFE)
     eventually(lambda: node.shares("/a") == 100)
-    assert "wrong" not in node.log.read_text() and "wrong" not in json.dumps(node.status())
+    assert "mistaken" not in node.log.read_text() and "mistaken" not in json.dumps(node.status())
 
 
 def test_a_credential_file_is_read_again(node, zookeeper):

@@ -216,6 +216,12 @@ impl<'a> Census<'a> {
     }
 }
 
+/// The process that began this one. A later one under the parent's number is somebody else: the parent ended, and its
+/// number was used again, before the pass over /proc came there.
+fn parent<'a>(process: &Process, processes: &'a Processes) -> Option<&'a Process> {
+    processes.get(&process.parent).filter(|up| up.start <= process.start)
+}
+
 /// The nearest named process at or above `pid`. Parents that vanish mid-pass end the search.
 fn nearest_named(
     pid: i32,
@@ -234,9 +240,9 @@ fn nearest_named(
         }
         trail.push(at);
         memo.insert(at, None);
-        match processes.get(&at) {
-            Some(p) if p.parent > 0 => at = p.parent,
-            _ => break None,
+        match processes.get(&at).and_then(|p| parent(p, processes)) {
+            Some(up) => at = up.pid,
+            None => break None,
         }
     };
     memo.extend(trail.into_iter().map(|pid| (pid, found)));
@@ -408,5 +414,19 @@ mod tests {
             assert!(parse_pid(bad.as_bytes()).is_err(), "{bad:?}");
         }
         assert!(parse_pid(b"\xff\xfe").is_err());
+    }
+
+    #[test]
+    fn a_parents_number_that_was_used_again_is_nobodys_parent() {
+        let mut table = processes(&[(1, 0), (10, 1), (11, 10)]);
+        let placed = |table: &Processes| place(&[claim("/a", 10)], table, 0).groups.values().flatten().count();
+        assert_eq!(placed(&table), 2);
+        // 11's parent ended; the 10 that a pid file names began after 11 did.
+        table.insert(11, Process { start: 0, ..table[&11] });
+        assert_eq!(placed(&table), 1);
+        let below = rule("/b", r#"{"ancestor_pid_file": "/run/x.pid"}"#);
+        let known = Known { pid_files: [("/run/x.pid".into(), (10, 1))].into(), ..Known::default() };
+        let (traits, rules) = (AllTraits::new(), [below]);
+        assert_eq!(census(&[], &rules, &known, &table, &traits, 0).place().groups.len(), 0);
     }
 }

@@ -28,6 +28,8 @@ pub struct Ground {
     /// How many CPUs the kernel has numbers for.
     pub cpu_ids: u32,
     pub page: u64,
+    /// What cpu.weight says of an idle group: 0, and since Linux 6.10 or so 1.
+    pub idle_weight: u64,
     /// Tracked files that this kernel's groups lack: an older kernel, or one configured without.
     pub lacks: BTreeSet<&'static str>,
 }

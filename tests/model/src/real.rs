@@ -31,7 +31,7 @@ struct Runner {
 }
 
 /// Late, but it comes: what the kernel does after the call has returned.
-const SOON: Duration = Duration::from_secs(2);
+pub(crate) const SOON: Duration = Duration::from_secs(2);
 
 impl Real {
     /// Makes `/NAME` with `top` and `outside` below it, and that many processes outside.
@@ -78,6 +78,7 @@ impl Real {
             mems: set(["cpuset.mems.effective", "cpuset.mems"]),
             cpu_ids: cpu_ids(),
             page: 4096,
+            idle_weight: idle_weight(&holder.join("outside")),
             lacks: BTreeSet::new(),
         };
         let files = tracked(&ground);
@@ -127,15 +128,7 @@ impl Cgroups for Real {
     }
 
     fn rmdir(&mut self, group: &GroupPath) -> Result<(), Errno> {
-        let empty = self.members(&self.dir(group)).is_empty();
-        let until = Instant::now() + SOON;
-        loop {
-            match std::fs::remove_dir(self.dir(group)).map_err(errno) {
-                // The kernel is still letting go of who was here.
-                Err(Errno::EBUSY) if empty && self.leaf(group) && Instant::now() < until => pause(),
-                result => return result,
-            }
-        }
+        std::fs::remove_dir(self.dir(group)).map_err(errno)
     }
 
     fn write(&mut self, group: &GroupPath, file: &str, value: &str) -> Result<(), Errno> {
@@ -211,13 +204,6 @@ impl Cgroups for Real {
     }
 }
 
-impl Real {
-    fn leaf(&self, group: &GroupPath) -> bool {
-        let entries = std::fs::read_dir(self.dir(group)).into_iter().flatten().flatten();
-        !entries.into_iter().any(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-    }
-}
-
 /// What was made goes, whatever happened.
 impl Drop for Real {
     fn drop(&mut self) {
@@ -252,6 +238,14 @@ fn cpu_ids() -> u32 {
     text.trim().rsplit(['-', ',']).next().and_then(|n| n.parse::<u32>().ok()).map_or(1, |n| n + 1)
 }
 
+/// What this kernel says of an idle group.
+fn idle_weight(spare: &Path) -> u64 {
+    let _ = put(&spare.join("cpu.idle"), "1");
+    let weight = std::fs::read_to_string(spare.join("cpu.weight")).ok().and_then(|w| w.trim().parse().ok());
+    let _ = put(&spare.join("cpu.idle"), "0");
+    weight.unwrap_or(0)
+}
+
 fn errno(e: std::io::Error) -> Errno {
     Errno::from_raw(e.raw_os_error().unwrap_or(0))
 }
@@ -264,7 +258,7 @@ fn put(path: &Path, value: &str) -> Result<(), Errno> {
 }
 
 #[allow(clippy::disallowed_methods, reason = "bounded by SOON")]
-fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(1));
 }
 

@@ -238,6 +238,7 @@ fn ground(version: Version, controllers: &[&'static str]) -> Ground {
         mems: 0b1,
         cpu_ids: 4,
         page: 4096,
+        idle_weight: 1,
         lacks: BTreeSet::new(),
     }
 }

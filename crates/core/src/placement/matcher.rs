@@ -1,6 +1,6 @@
 //! A rule, made ready for one pass over all processes.
 
-use super::{Process, Processes, Rule};
+use super::{Process, Processes, Rule, parent};
 use crate::rules::{Known, Traits};
 
 /// A rule made ready for one pass.
@@ -44,6 +44,6 @@ impl<'a> Matcher<'a> {
 
 /// Is `top` above the process? Bounded, because a torn pass may have circles.
 fn descends(process: &Process, top: (i32, u64), processes: &Processes) -> bool {
-    let up = std::iter::successors(Some(process), |p| processes.get(&p.parent));
+    let up = std::iter::successors(Some(process), |p| parent(p, processes));
     up.skip(1).take(256).any(|p| (p.pid, p.start) == top)
 }

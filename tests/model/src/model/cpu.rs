@@ -44,7 +44,7 @@ impl Model {
         let cpu = &self.nodes[group].cpu;
         match file {
             "cpu.shares" => cpu.shares.to_string(),
-            "cpu.weight" if cpu.idle => "0".into(),
+            "cpu.weight" if cpu.idle => self.ground.idle_weight.to_string(),
             "cpu.weight" => ((cpu.shares * 100 + 512) / 1024).to_string(),
             "cpu.weight.nice" => nearest_nice(cpu.shares).to_string(),
             "cpu.idle" => u8::from(cpu.idle).to_string(),
