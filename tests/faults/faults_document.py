@@ -49,6 +49,27 @@ def refused(scene, text=None, hex=None, repeat=None, says=""):
     assert scene.node.status()["refused"] is None
 
 
+def name_of_a_megabyte(scene):
+    """What a document says is compared with what is known, and quoted, only as far as a name may be long."""
+    data = json.dumps({"groups": {"a": {"knobs": {"x" * 1_000_000: 1}}}}).encode()
+    before = os.times().children_user
+    error = check(scene, data)
+    assert os.times().children_user - before < 1 * kit.PATIENCE
+    assert "unknown knob" in error and len(error) < 3000
+    refused(scene, data.decode(), says="unknown knob")
+    assert len(scene.node.log.read_text()) < 20_000
+
+
+def mistakes_without_end(scene):
+    running(scene)
+    document = scene.shares(a=300, b=50)
+    document["cpu"]["sub_cgroup"]["a"]["conf"].update({f"wait{i}": 1 for i in range(60_000)})
+    scene.node.write_tree(document)
+    scene.holds()
+    assert len(scene.node.status()["document"]["warnings"]) == 101
+    assert len(scene.node.log.read_text()) < 60_000
+
+
 def truncated_everywhere(scene):
     data = (kit.ROOT / "config/example-tree.json").read_bytes()
     errors = {end: check(scene, data[:end]) for end in range(len(data.rstrip()))}
