@@ -15,7 +15,12 @@ pub(super) struct Cpuset {
     relax: i64,
 }
 
-const FLAGS: [&str; 7] = [
+const V1: [&str; 12] = [
+    "cpuset.cpus",
+    "cpuset.mems",
+    "cpuset.effective_cpus",
+    "cpuset.effective_mems",
+    "cpuset.sched_relax_domain_level",
     "cpuset.cpu_exclusive",
     "cpuset.mem_exclusive",
     "cpuset.mem_hardwall",
@@ -24,23 +29,11 @@ const FLAGS: [&str; 7] = [
     "cpuset.memory_spread_slab",
     "cpuset.sched_load_balance",
 ];
+const FLAGS: &[&str] = V1.split_at(5).1;
 
 pub(super) fn files(version: Version) -> &'static [&'static str] {
     match version {
-        Version::V1 => &[
-            "cpuset.cpus",
-            "cpuset.mems",
-            "cpuset.effective_cpus",
-            "cpuset.effective_mems",
-            "cpuset.cpu_exclusive",
-            "cpuset.mem_exclusive",
-            "cpuset.mem_hardwall",
-            "cpuset.memory_migrate",
-            "cpuset.memory_spread_page",
-            "cpuset.memory_spread_slab",
-            "cpuset.sched_load_balance",
-            "cpuset.sched_relax_domain_level",
-        ],
+        Version::V1 => &V1,
         Version::V2 => &["cpuset.cpus", "cpuset.mems", "cpuset.cpus.effective", "cpuset.mems.effective"],
     }
 }
