@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import time
+import tomllib
 import warnings
 
 import pytest
@@ -35,6 +36,17 @@ def test_the_file_is_valid():
     if works("compose", "version"):
         result = docker("compose", "-f", str(FILE), "config", "-q")
         assert result.returncode == 0, result.stderr
+
+
+def test_the_image_gets_every_member_of_the_workspace():
+    """Cargo refuses a workspace of which a member is missing, whichever one is built."""
+    members = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["members"]
+    copied = [line.split()[1] for line in (ROOT / "deploy/Dockerfile").read_text().splitlines() if line.startswith("COPY ") and "--from" not in line]
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    for member in members:
+        assert any(member == place or member.startswith(place + "/") for place in copied), member
+        top = member.split("/")[0]
+        assert not {top, f"{top}/*"} & set(ignored) or f"!{member}" in ignored, member
 
 
 def test_it_comes_up():

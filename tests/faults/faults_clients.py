@@ -140,10 +140,18 @@ def at_once(scene, number):
     many_descriptors()
     running(scene, max_connections=number + 100)
 
-    async def client(results):
+    # They all stay, but come in through a door: who has not asked anything yet makes room for others.
+    door = asyncio.Semaphore(200)
+
+    async def arrives():
         reader, writer = await asyncio.open_connection("127.0.0.1", scene.node.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n")
         assert b"101" in await reader.readuntil(b"\r\n\r\n")
+        return reader, writer
+
+    async def client(results):
+        async with door:
+            reader, writer = await arrives()
         question = json.dumps({"cmd": "list_groups"}).encode()
         for _ in range(3):
             writer.write(bytes([0x81, 0x80 | len(question)]) + b"\0\0\0\0" + question)

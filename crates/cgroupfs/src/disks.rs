@@ -1,10 +1,12 @@
 //! Disks: the whole ones of this machine, and ones named by path. A path need not be seen to be known: a service whose
-//! /dev is its own finds a disk's number in /sys and in udev's database.
+//! /dev is its own asks init, or finds a disk's number in /sys and in udev's database.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use cgrove_core::knobs::DevId;
+
+use crate::view;
 
 /// The disks with hardware, or a hypervisor, behind them: neither loop, ram, zram nor device-mapper.
 pub(crate) fn whole() -> Vec<DevId> {
@@ -21,7 +23,7 @@ pub(crate) fn at(path: &Path) -> Option<DevId> {
 }
 
 fn seen(path: &Path) -> Option<DevId> {
-    let meta = std::fs::metadata(path).ok().filter(|m| m.file_type().is_block_device())?;
+    let meta = view::metadata(path).find(|m| m.file_type().is_block_device())?;
     let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
     Some(DevId(u32::try_from(major).ok()?, u32::try_from(minor).ok()?))
 }

@@ -7,12 +7,25 @@ use std::path::Path;
 
 use nix::libc;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
 /// One write(2): cgroup files take a whole value in one call.
 pub(crate) fn put(path: &Path, value: &str) -> io::Result<()> {
     open(path)?.write_all(value.as_bytes())
+}
+
+/// A kernel file to be read, below its hierarchy's root and in no other mount: what someone mounted over a group is not
+/// measured for it, and not kept busy by us.
+pub(crate) fn look(root: &File, path: &Path) -> io::Result<File> {
+    let inside =
+        ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    match openat2(root, path, flags, Mode::empty(), inside) {
+        Ok(fd) => Ok(File::from(fd)),
+        Err(Errno::NOSYS | Errno::PERM) => Ok(File::from(openat(root, path, flags, Mode::empty())?)),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// A kernel file to be written. What only looks like one, because someone mounted or linked something else there

@@ -23,7 +23,8 @@ pub fn read(path: &Path, follow: bool) -> Result<(i32, u64), String> {
         _ => e.to_string(),
     };
     let daemon = nix::unistd::geteuid().as_raw();
-    let path = &view::from_here(path);
+    let way = view::from_here(path);
+    let path = &way.path;
     let link = std::fs::symlink_metadata(path).map_err(io)?;
     let mut flags = O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW;
     if link.is_symlink() && follow {

@@ -64,8 +64,9 @@ fn program(dir: &Path) -> Option<String> {
         let mounts = |proc: &Path| std::fs::read_link(proc.join("ns/mnt")).ok();
         return (mounts(dir)? == mounts(&proc_dir(1))?).then(|| path.to_owned());
     }
-    let (real, named) = (std::fs::metadata(&link).ok()?, view::metadata(Path::new(&shown)).ok()?);
-    ((real.dev(), real.ino()) == (named.dev(), named.ino())).then_some(shown)
+    let real = std::fs::metadata(&link).ok()?;
+    let is_it = view::metadata(Path::new(&shown)).any(|named| (real.dev(), real.ino()) == (named.dev(), named.ino()));
+    is_it.then_some(shown)
 }
 
 /// One process, if it still runs (zombies do not: nothing of them can be moved).

@@ -1,12 +1,15 @@
 //! Measures every group of a tree once a second: descriptors stay open, one pread each, no allocation.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cgrove_core::actual::Version;
 use cgrove_core::usage::{Gauge, Template};
 
+use crate::file::look;
 use crate::host::{Host, Mount, Parents};
 use crate::paths::Tree;
 
@@ -25,7 +28,8 @@ pub struct Sampler {
 struct Probe {
     gauge: Gauge,
     version: Version,
-    path: Option<PathBuf>,
+    /// The hierarchy's root directory, and the file's path below it.
+    place: Option<(Arc<File>, PathBuf)>,
     file: Option<File>,
 }
 
@@ -40,12 +44,13 @@ impl Sampler {
     /// Prepares a tree; files are opened at the first slot. `budget` is the number of descriptors that may stay open.
     pub fn new(template: Template, host: &Host, parents: &Parents, budget: usize) -> Self {
         let mut io_source = None;
+        let mut roots: BTreeMap<&str, Option<Arc<File>>> = BTreeMap::new();
         let probes = template
             .probes
             .iter()
             .map(|probe| {
                 let mount = host.with([probe.gauge.controller()].into_iter().collect()).next();
-                let path = mount.map(|mount| {
+                let place = mount.and_then(|mount| {
                     let tree = Tree::new(mount, parents);
                     let name = match (probe.gauge, mount.version) {
                         (Gauge::Cpu, Version::V1) => "cpuacct.usage",
@@ -56,12 +61,14 @@ impl Sampler {
                         (Gauge::Pids, _) => "pids.current",
                         (Gauge::Io, _) => io_source.get_or_insert_with(|| io_file(mount)),
                     };
-                    let root = mount.dir.join(name);
-                    let whole = mount.version == Version::V2 && probe.group.is_root() && root.exists();
-                    if whole { root } else { tree.file(&probe.group, name) }
+                    let whole = mount.version == Version::V2 && probe.group.is_root() && mount.dir.join(name).exists();
+                    let path = if whole { mount.dir.join(name) } else { tree.file(&probe.group, name) };
+                    let root =
+                        roots.entry(&mount.label).or_insert_with(|| Some(Arc::new(File::open(&mount.dir).ok()?)));
+                    Some((root.clone()?, path.strip_prefix(&mount.dir).ok()?.to_owned()))
                 });
                 let version = mount.map_or(Version::V1, |m| m.version);
-                Probe { gauge: probe.gauge, version, path, file: None }
+                Probe { gauge: probe.gauge, version, place, file: None }
             })
             .collect();
         Self { template, probes, budget, kept: 0, io_source, buffer: vec![0; 4096] }
@@ -95,7 +102,8 @@ impl Probe {
             self.file = None;
             *kept -= 1;
         }
-        let file = File::open(self.path.as_ref()?).ok()?;
+        let (root, path) = self.place.as_ref()?;
+        let file = look(root, path).ok()?;
         let length = read_whole(&file, buffer)?;
         if *kept < budget {
             *kept += 1;

@@ -1,21 +1,21 @@
 //! The node's files as init sees them. A service has mounts of its own (PrivateTmp=, ProtectHome=): what those hide is
-//! reached through init's root directory, which is opened once.
+//! reached through init's root directory, which is opened once. Links are followed as init follows them.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
 use crate::paths::proc_dir;
 
 /// Kept for the life of the process: later, Landlock may forbid to look at init.
 static ROOT: OnceLock<Option<OwnedFd>> = OnceLock::new();
 
-fn root() -> Option<PathBuf> {
-    let fd = ROOT.get_or_init(open).as_ref()?;
-    Some(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
+fn root() -> Option<&'static OwnedFd> {
+    ROOT.get_or_init(open).as_ref()
 }
 
 /// Opens init's root if our mounts are not init's. Call it before the process is confined.
@@ -32,30 +32,61 @@ fn open() -> Option<OwnedFd> {
     openat(CWD, init.join("root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
-fn below(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
+/// A way to a path of the node that holds for as long as this lives.
+pub struct Way {
+    pub path: PathBuf,
+    _through: Option<OwnedFd>,
 }
 
-/// Where one of the node's paths is found from here: the path itself, or, when only init sees it, a way there.
-pub fn from_here(path: &Path) -> PathBuf {
-    let hidden = || {
-        let there = below(&root()?, path);
-        there.symlink_metadata().is_ok().then_some(there)
-    };
-    if path.symlink_metadata().is_ok() { path.to_owned() } else { hidden().unwrap_or_else(|| path.to_owned()) }
+impl Way {
+    fn here(path: &Path) -> Self {
+        Self { path: path.to_owned(), _through: None }
+    }
+
+    /// Through the directory that init finds; what stands there at the end is not followed.
+    fn hidden(path: &Path) -> Option<Self> {
+        let (parent, name) = (path.parent()?, path.file_name()?);
+        let through = inits(parent, OFlags::DIRECTORY)?;
+        let path = by_number(&through).join(name);
+        path.symlink_metadata().is_ok().then_some(Self { path, _through: Some(through) })
+    }
+}
+
+fn by_number(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// What init finds at a path.
-pub(crate) fn metadata(path: &Path) -> std::io::Result<Metadata> {
-    match root() {
-        Some(root) => std::fs::metadata(below(&root, path)),
-        None => std::fs::metadata(path),
-    }
+fn inits(path: &Path, flags: OFlags) -> Option<OwnedFd> {
+    openat2(root()?, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()
+}
+
+/// Where one of the node's paths is found from here: at the path itself, or, when only init sees it, by another way.
+pub fn from_here(path: &Path) -> Way {
+    if path.symlink_metadata().is_ok() { Way::here(path) } else { Way::hidden(path).unwrap_or_else(|| Way::here(path)) }
+}
+
+/// The directories that a path of the node may mean, ours first: one that our own mounts cover is two.
+pub fn both(path: &Path) -> Vec<Way> {
+    let id = |m: Metadata| (m.dev(), m.ino());
+    let same = |way: &Way| match (std::fs::metadata(path), std::fs::metadata(&way.path)) {
+        (Ok(ours), Ok(theirs)) => id(ours) == id(theirs),
+        _ => false,
+    };
+    let theirs = inits(path, OFlags::DIRECTORY).map(|fd| Way { path: by_number(&fd), _through: Some(fd) });
+    [Way::here(path)].into_iter().chain(theirs.filter(|way| !same(way))).collect()
+}
+
+/// What stands at a path of the node: here, and what init finds, where that may be something else.
+pub(crate) fn metadata(path: &Path) -> impl Iterator<Item = Metadata> {
+    let theirs = inits(path, OFlags::empty()).and_then(|fd| File::from(fd).metadata().ok());
+    std::fs::metadata(path).ok().into_iter().chain(theirs)
 }
 
 /// A glob to be read beside `pattern`, and what its paths begin with that is not the node's; `None` where there is one
 /// view only.
 pub fn hidden_glob(pattern: &str) -> Option<(String, PathBuf)> {
-    let root = root()?;
-    Some((below(&root, Path::new(pattern)).to_str()?.to_owned(), root))
+    let root = by_number(root()?);
+    let pattern = root.join(pattern.strip_prefix('/').unwrap_or(pattern));
+    Some((pattern.to_str()?.to_owned(), root))
 }

@@ -35,9 +35,17 @@ const NEWEST: ABI = ABI::V6;
 pub(crate) fn confine(config: &Config) -> Confinement {
     // Rules name what exists.
     let _ = make_dir(&config.tree.state_dir);
-    let mut writable = wanted(config);
+    let mut writable: Vec<PathBuf> = wanted(config).iter().map(|place| real(place)).collect();
     writable.sort();
     writable.dedup();
+    writable.retain(|place| place.is_dir());
+    for place in writable.iter().filter(|place| config.cgroup.dir.starts_with(place) || place.components().count() < 3)
+    {
+        tracing::warn!(
+            "{}: everything below it stays open to every thread (Landlock); give server.listen's socket, or tree.state_dir, a directory of its own",
+            place.display()
+        );
+    }
     let rights = AccessFs::from_write(NEWEST);
     let places = writable.iter().map(PathBuf::as_path).chain([Path::new("/dev/null")]);
     let confined = Ruleset::default()
@@ -69,10 +77,17 @@ fn wanted(config: &Config) -> Vec<PathBuf> {
     sockets.chain(runtime).chain([config.tree.state_dir.clone()]).collect()
 }
 
+/// The place as the kernel knows it, as far as it exists.
+fn real(place: &Path) -> PathBuf {
+    let known = |p: &Path| std::fs::canonicalize(p).ok();
+    let found = place.ancestors().find_map(|p| Some((known(p)?, place.strip_prefix(p).ok()?)));
+    found.map_or_else(|| place.to_owned(), |(base, rest)| base.join(rest))
+}
+
 impl Confinement {
     /// What a reload may not ask for any more: a place that was closed at the start.
     pub(crate) fn allows(&self, config: &Config) -> Result<(), String> {
-        let open = |place: &PathBuf| self.writable.iter().any(|w| place.starts_with(w));
+        let open = |place: &PathBuf| self.writable.iter().any(|w| real(place).starts_with(w));
         match wanted(config).into_iter().find(|place| self.enforced != Enforced::Not && !open(place)) {
             Some(place) => Err(format!(
                 "{}: since its start the daemon may not write there (Landlock): restart it for another tree.state_dir, or a socket in another directory",

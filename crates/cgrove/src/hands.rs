@@ -1,4 +1,4 @@
-//! The one thread that sees /proc and writes cgroups. It is begun before the others are confined (`privileges`), and
+//! The one thread that sees /proc and writes cgroups. It is begun before the others are confined (`confine`), and
 //! takes one piece of work at a time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -25,13 +25,13 @@ impl Hands {
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = oneshot::channel();
         let work = move || drop(done.send(catch_unwind(AssertUnwindSafe(work))));
-        if self.work.send(Box::new(work)).is_err() {
-            return std::future::pending().await;
-        }
+        // The thread outlives every piece of work: without it there is nothing to go on with.
+        let gone = |_| resume_unwind(Box::new("the hands are gone"));
+        self.work.send(Box::new(work)).unwrap_or_else(gone);
         match result.await {
             Ok(Ok(value)) => value,
             Ok(Err(panic)) => resume_unwind(panic),
-            Err(_) => std::future::pending().await,
+            Err(_) => resume_unwind(Box::new("the hands are gone")),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use cgrove_cgroupfs::view;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
@@ -37,7 +38,8 @@ impl Ready {
 pub(crate) struct DirWatch {
     inotify: Inotify,
     ready: Ready,
-    dirs: BTreeMap<PathBuf, WatchDescriptor>,
+    /// Two for one that our own mounts cover.
+    dirs: BTreeMap<PathBuf, Vec<WatchDescriptor>>,
 }
 
 impl DirWatch {
@@ -57,11 +59,14 @@ impl DirWatch {
             | AddWatchFlags::IN_ONLYDIR;
         let mut old = std::mem::take(&mut self.dirs);
         for dir in wanted {
-            if let Ok(wd) = old.remove(&dir).map_or_else(|| self.inotify.add_watch(&dir, flags), Ok) {
-                self.dirs.insert(dir, wd);
+            let add =
+                || view::both(&dir).iter().filter_map(|way| self.inotify.add_watch(&way.path, flags).ok()).collect();
+            let watches: Vec<_> = old.remove(&dir).unwrap_or_else(add);
+            if !watches.is_empty() {
+                self.dirs.insert(dir, watches);
             }
         }
-        for wd in old.into_values() {
+        for wd in old.into_values().flatten() {
             let _ = self.inotify.rm_watch(wd);
         }
     }
@@ -74,14 +79,14 @@ impl DirWatch {
 }
 
 /// Reads all events; false when there were none.
-fn drain(inotify: &Inotify, dirs: &mut BTreeMap<PathBuf, WatchDescriptor>) -> bool {
+fn drain(inotify: &Inotify, dirs: &mut BTreeMap<PathBuf, Vec<WatchDescriptor>>) -> bool {
     let mut any = false;
     loop {
         match inotify.read_events() {
             Ok(events) => {
                 any |= !events.is_empty();
                 for gone in events.iter().filter(|e| e.mask.contains(AddWatchFlags::IN_IGNORED)) {
-                    dirs.retain(|_, wd| *wd != gone.wd);
+                    dirs.retain(|_, watches| !watches.contains(&gone.wd));
                 }
             }
             Err(Errno::EINTR) => {}

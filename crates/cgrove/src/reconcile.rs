@@ -157,10 +157,11 @@ impl Reconciler {
                 changed = self.document.changed() => return if changed.is_ok() { Event::Document } else { Event::Stop },
                 () = fired(&mut self.approvals) => return Event::Approval,
                 () = fired(&mut self.pid_dirs) => self.next_tasks = self.next_tasks.min(self.last_tasks + PID_FILES_CALM),
-                () = concerning(&mut self.proc_events, self.engine.as_ref(), &self.hands) => {
+                // Judged outside of the race: what was taken from the kernel is told once.
+                pids = begun(&mut self.proc_events) => if self.concerned(pids).await {
                     self.prompted = true;
                     self.next_tasks = self.next_tasks.min(self.last_tasks + EVENTS_CALM);
-                }
+                },
                 () = tokio::time::sleep_until(calm), if self.dirty => return Event::Drift,
                 tree = drifted(&mut self.watch) => self.dirty |= tree,
                 () = tokio::time::sleep_until(self.next_tasks) => return Event::Tasks,
@@ -168,6 +169,16 @@ impl Reconciler {
                 () = tokio::time::sleep(QUIET) => {}
             }
         }
+    }
+
+    /// May a rule concern any of these processes?
+    async fn concerned(&self, pids: Option<Vec<i32>>) -> bool {
+        let Some(sources) = self.engine.as_ref().and_then(|e| e.sources.as_ref()) else { return false };
+        // Some were lost: whatever they were.
+        let Some(pids) = pids else { return true };
+        let needs = sources.needs();
+        let seen = self.hands.run(move || tasks::look_at(&pids, needs)).await;
+        seen.iter().any(|(process, traits)| sources.concern(process, traits))
     }
 
     /// A whole reconcile.
@@ -274,26 +285,10 @@ fn listen(config: &Config) -> Option<(ProcEvents, Ready)> {
     Some((events, ready))
 }
 
-/// Waits for a process that a rule may concern.
-async fn concerning(events: &mut Option<(ProcEvents, Ready)>, engine: Option<&Engine>, hands: &Hands) {
+/// Waits for processes that have just begun a program; `None` when some were lost.
+async fn begun(events: &mut Option<(ProcEvents, Ready)>) -> Option<Vec<i32>> {
     let Some((events, ready)) = events else { return std::future::pending().await };
-    loop {
-        let pids = ready.take(|| events.drain()).await;
-        let sources = engine.and_then(|e| e.sources.as_ref());
-        let concerned = match (pids, sources) {
-            (_, None) => false,
-            (Some(pids), Some(sources)) => {
-                let needs = sources.needs();
-                let seen = hands.run(move || tasks::look_at(&pids, needs)).await;
-                seen.iter().any(|(process, traits)| sources.concern(process, traits))
-            }
-            // Some were lost: whatever they were.
-            (None, Some(_)) => true,
-        };
-        if concerned {
-            return;
-        }
-    }
+    ready.take(|| events.drain()).await
 }
 
 async fn fired(watch: &mut Option<DirWatch>) {

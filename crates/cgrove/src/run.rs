@@ -134,9 +134,10 @@ fn prepare_reload(
     passed: &[Address],
     confinement: &Confinement,
 ) -> Result<(Config, Secrets), Exit> {
-    let config = with_passed(config::load(config_path, config::environment())?, passed)?;
-    permission::check(&config)?;
+    let config = config::load(config_path, config::environment())?;
     confinement.allows(&config).map_err(Exit::config)?;
+    let config = with_passed(config, passed)?;
+    permission::check(&config)?;
     let secrets = Secrets::read(&config)?;
     open_ports(ports, &config)?;
     Ok((config, secrets))

@@ -268,7 +268,7 @@ pub(crate) fn directories(config: &Config, desired: &Desired) -> BTreeSet<PathBu
             out.extend(expand(pattern).iter().filter_map(|f| f.parent()).map(Path::to_owned));
         }
     }
-    out.iter().map(|dir| view::from_here(dir)).collect()
+    out
 }
 
 /// How many processes each group has.

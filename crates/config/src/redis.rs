@@ -73,7 +73,18 @@ pub(crate) fn redis(raw: RawRedis, node: &str, base: &Path) -> Result<(Redis, bo
 
 /// Is this an address that the client will take? What TLS needs is not this crate's to know.
 fn check_url(url: &str) -> redis::RedisResult<()> {
-    let plain = url.replacen("rediss://", "redis://", 1).replacen("valkeys://", "valkey://", 1);
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let plain = match scheme.to_ascii_lowercase().as_str() {
+        tls @ ("rediss" | "valkeys") => {
+            if rest.split_once('#').is_some_and(|(_, fragment)| fragment != "insecure") {
+                return Err(
+                    (redis::ErrorKind::InvalidClientConfig, "only #insecure may stand behind the address").into()
+                );
+            }
+            format!("{}://{rest}", tls.strip_suffix('s').unwrap_or(tls))
+        }
+        _ => url.to_owned(),
+    };
     redis::Client::open(plain).map(drop)
 }
 
@@ -102,5 +113,17 @@ mod tests {
         assert_eq!(s.user_info, "u:secret@");
         assert!(!format!("{s:?}").contains("secret"));
         assert!(sentinels("a:1").is_none() && sentinels("a:1/").is_none() && sentinels("a:1/m/x").is_none());
+    }
+
+    #[test]
+    fn addresses_are_checked_as_the_client_will_read_them() {
+        for good in
+            ["redis://h", "rediss://u:p@h:1/2", "REDISS://h/#insecure", "valkeys://h", "redis+unix:///run/r.sock"]
+        {
+            assert!(check_url(good).is_ok(), "{good}");
+        }
+        for bad in ["h:6379", "http://h", "rediss://", "rediss://h/#typo", "redis://h/x"] {
+            assert!(check_url(bad).is_err(), "{bad}");
+        }
     }
 }

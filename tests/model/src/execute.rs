@@ -22,7 +22,11 @@ pub fn observe(model: &Model) -> Hierarchy {
         let seen = Group {
             mark: model.mark(group).clone(),
             values,
-            frozen: model.frozen(group),
+            // v1's state tells of groups above; v2's file is the group's own.
+            frozen: match ground.version {
+                Version::V1 => model.frozen(group),
+                Version::V2 => model.read(group, "cgroup.freeze").is_ok_and(|f| f == "1"),
+            },
             threaded: ground.version == Version::V2 && model.read(group, "cgroup.type").is_ok_and(|t| t != "domain"),
             ..Group::default()
         };
@@ -119,11 +123,10 @@ impl<'a> Round<'a> {
         }
         let mut first = None;
         for value in &write.to {
+            if write.file == SUBTREE && !(group.is_root() && model.ground.at_root) {
+                settle(model, group)?;
+            }
             let result = match (write.file.as_str(), model.write(group, &write.file, value)) {
-                (SUBTREE, Err(Errno::EBUSY)) => {
-                    settle(model, group)?;
-                    model.write(group, SUBTREE, value)
-                }
                 // v2 takes no empty cpuset back while processes are inside: all that the parent has means the same.
                 (file, Err(Errno::ENOSPC)) if value.trim().is_empty() => {
                     let above = group.up().unwrap_or_else(GroupPath::root);

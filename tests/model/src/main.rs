@@ -49,10 +49,12 @@ fn main() -> ExitCode {
         match result {
             Ok(Ok(run)) => {
                 println!(
-                    "{} ({version}): {} actions, {} refused alike, {} differences",
+                    "{} ({version}): {} files, {} actions, {} refused alike, {} late, {} differences",
                     mount.label,
+                    run.files,
                     run.actions,
                     run.refused,
+                    run.late,
                     u8::from(run.difference.is_some())
                 );
                 if let Some(why) = run.difference {

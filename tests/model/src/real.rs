@@ -43,24 +43,10 @@ impl Real {
         let controllers: Vec<_> =
             controllers.into_iter().filter(|c| mount.version == Version::V1 || *c != "freezer").collect();
         let holder = mount.dir.join(name);
-        let said = |what: &Path, e: std::io::Error| format!("{}: {e}", what.display());
-        for dir in [holder.clone(), holder.join("top"), holder.join("outside")] {
-            std::fs::create_dir(&dir).map_err(|e| said(&dir, e))?;
-            if mount.version == Version::V1 && controllers.contains(&"cpuset") {
-                for file in ["cpuset.cpus", "cpuset.mems"] {
-                    let above = dir.parent().map(|up| up.join(file)).unwrap_or_default();
-                    let value = std::fs::read_to_string(&above).map_err(|e| said(&above, e))?;
-                    put(&dir.join(file), value.trim()).map_err(|e| format!("{}: {e}", dir.display()))?;
-                }
-            }
-            if mount.version == Version::V2 && dir == holder {
-                for place in [&mount.dir, &holder].map(|d| d.join("cgroup.subtree_control")) {
-                    for c in &controllers {
-                        put(&place, &format!("+{c}")).map_err(|e| format!("+{c} to {}: {e}", place.display()))?;
-                    }
-                }
-            }
-        }
+        // From here on whatever was made goes again, also when the rest cannot be made.
+        let mut real =
+            Self { version: mount.version, holder: holder.clone(), files: Vec::new(), processes: Vec::new() };
+        make(mount, &holder, &controllers)?;
         let top = holder.join("top");
         let set = |files: [&str; 2]| {
             let text = files.iter().find_map(|f| std::fs::read_to_string(top.join(f)).ok()).unwrap_or_default();
@@ -83,8 +69,7 @@ impl Real {
         };
         let files = tracked(&ground);
         ground.lacks = files.iter().copied().filter(|f| !top.join(f).exists()).collect();
-        let files = files.into_iter().filter(|f| !ground.lacks.contains(f)).collect();
-        let mut real = Self { version: mount.version, holder, files, processes: Vec::new() };
+        real.files = files.into_iter().filter(|f| !ground.lacks.contains(f)).collect();
         for _ in 0..processes {
             let runner = begin().map_err(|e| format!("a process: {e}"))?;
             real.processes.push(Some(runner));
@@ -230,6 +215,29 @@ impl Drop for Real {
             }
         }
     }
+}
+
+/// The directories, with every controller that the model knows.
+fn make(mount: &Mount, holder: &Path, controllers: &[&str]) -> Result<(), String> {
+    let said = |what: &Path, e: std::io::Error| format!("{}: {e}", what.display());
+    for dir in [holder.to_owned(), holder.join("top"), holder.join("outside")] {
+        std::fs::create_dir(&dir).map_err(|e| said(&dir, e))?;
+        if mount.version == Version::V1 && controllers.contains(&"cpuset") {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                let above = dir.parent().map(|up| up.join(file)).unwrap_or_default();
+                let value = std::fs::read_to_string(&above).map_err(|e| said(&above, e))?;
+                put(&dir.join(file), value.trim()).map_err(|e| format!("{}: {e}", dir.display()))?;
+            }
+        }
+        if mount.version == Version::V2 && dir == holder {
+            for place in [&mount.dir, holder].map(|d| d.join("cgroup.subtree_control")) {
+                for c in controllers {
+                    put(&place, &format!("+{c}")).map_err(|e| format!("+{c} to {}: {e}", place.display()))?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// nr_cpu_ids: one more than the last possible CPU.

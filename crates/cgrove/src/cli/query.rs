@@ -122,7 +122,7 @@ fn render_status(s: &Value, paint: Paint) -> String {
                 places.join(", ")
             )
         }
-        _ => "Landlock not enforced: this kernel lacks it".into(),
+        _ => "Landlock not enforced: this kernel lacks it, or it is not allowed".into(),
     };
     line("", paint.dim(&confined));
     let error = |v: &Value| v["error"].as_str().map(|e| format!(": {e}")).unwrap_or_default();

@@ -33,10 +33,12 @@ pub fn plan(desired: &Desired, actual: &Actual, policy: &Policy, approval: &Appr
         let mut gone = prune(hierarchy, &declared, policy, &mut plan.notes);
         plan.refused.extend(refused.into_iter().map(|path| (hierarchy.label.clone(), path)));
         gone.retain(|a| !plan.refuses(&a.hierarchy, &a.group));
-        plan.actions.extend(inner::refuge(hierarchy, &gone, &plan.actions));
         removals.extend(gone);
     }
     plan.guard = guard(desired, &concerned, approval, &mut removals);
+    for hierarchy in &concerned {
+        plan.actions.extend(inner::refuge(hierarchy, &removals, &plan.actions));
+    }
     plan.actions.extend(removals);
     plan
 }

@@ -97,7 +97,8 @@ fn occupied(group: &Group) -> bool {
 /// unless `actions` make it anyway.
 pub(super) fn refuge(hierarchy: &Hierarchy, removals: &[Action], actions: &[Action]) -> Option<Action> {
     let leaf = GroupPath::root().leaf();
-    let needed = hierarchy.version == Version::V2 && !hierarchy.at_root && !removals.is_empty();
+    let goes = |a: &Action| a.hierarchy == hierarchy.label && a.held.is_none();
+    let needed = hierarchy.version == Version::V2 && !hierarchy.at_root && removals.iter().any(goes);
     let made = |a: &Action| a.hierarchy == hierarchy.label && a.group == leaf && a.op == Op::Create;
     let there = hierarchy.groups.contains_key(&leaf) || actions.iter().any(made);
     (needed && !there).then(|| Action::new(hierarchy, &leaf, Op::Create))
