@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::libc;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
 use rustix::io::Errno;
 
 /// One write(2): cgroup files take a whole value in one call.
@@ -23,9 +23,19 @@ pub(crate) fn look(root: &File, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     match openat2(root, path, flags, Mode::empty(), inside) {
         Ok(fd) => Ok(File::from(fd)),
-        Err(Errno::NOSYS | Errno::PERM) => Ok(File::from(openat(root, path, flags, Mode::empty())?)),
+        // systemd's RestrictSUIDSGID= forbids openat2: then the mount is compared afterwards.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let file = File::from(openat(root, path, flags | OFlags::NOFOLLOW, Mode::empty())?);
+            if mount_of(&file) == mount_of(root) { Ok(file) } else { Err(io::Error::from_raw_os_error(libc::EXDEV)) }
+        }
         Err(e) => Err(e.into()),
     }
+}
+
+/// The mount that an open file is in; `None` before Linux 5.8.
+fn mount_of(file: &File) -> Option<u64> {
+    let told = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    (told.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(told.stx_mnt_id)
 }
 
 /// A kernel file to be written. What only looks like one, because someone mounted or linked something else there

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::io::Errno;
 
 use crate::paths::proc_dir;
 
@@ -58,7 +59,15 @@ fn by_number(fd: &OwnedFd) -> PathBuf {
 
 /// What init finds at a path.
 fn inits(path: &Path, flags: OFlags) -> Option<OwnedFd> {
-    openat2(root()?, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()
+    let (root, flags) = (root()?, OFlags::PATH | OFlags::CLOEXEC | flags);
+    match openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+        // systemd's RestrictSUIDSGID= forbids openat2; then a link with an absolute target leads into our own root.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let relative = path.strip_prefix("/").ok().filter(|p| !p.as_os_str().is_empty());
+            openat(root, relative.unwrap_or(Path::new(".")), flags, Mode::empty()).ok()
+        }
+        result => result.ok(),
+    }
 }
 
 /// Where one of the node's paths is found from here: at the path itself, or, when only init sees it, by another way.

@@ -81,7 +81,8 @@ fn wanted(config: &Config) -> Vec<PathBuf> {
 fn real(place: &Path) -> PathBuf {
     let known = |p: &Path| std::fs::canonicalize(p).ok();
     let found = place.ancestors().find_map(|p| Some((known(p)?, place.strip_prefix(p).ok()?)));
-    found.map_or_else(|| place.to_owned(), |(base, rest)| base.join(rest))
+    // Component by component: an empty rest would leave a slash behind.
+    found.map_or_else(|| place.to_owned(), |(base, rest)| base.components().chain(rest.components()).collect())
 }
 
 impl Confinement {

@@ -285,7 +285,12 @@ def test_what_its_own_mounts_hide_is_found_all_the_same():
         CONFIG.write_text(configured.replace('interval = "1s"', 'interval = "1h"').replace('keep = ["/run/sleeper.pid"', f'keep = ["/tmp/hidden-*.pid", "{files[1]}", "/run/sleeper.pid"')
                           + f'[[tasks.rules]]\ngroup = "b1"\nexe = "{program}"\n')
         run("systemctl", "reload", "cgrove")
-        eventually(lambda: [place(p.pid) for p in started] == [f"{PARENT}/keep", f"{PARENT}/b/b1", f"{PARENT}/keep"])
+
+        def placed():
+            assert [place(p.pid) for p in started] == [f"{PARENT}/keep", f"{PARENT}/b/b1", f"{PARENT}/keep"], status()["tasks"]
+            return True
+
+        eventually(placed)
         # A pid file that appears there is noticed at once.
         time.sleep(3)
         started.append(subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True))
