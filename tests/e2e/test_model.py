@@ -8,7 +8,7 @@ import kit
 
 LOCKSTEP = kit.ROOT / "target/release/lockstep"
 # As many as shall be; an emulated machine, which takes minutes for that, does fewer unless told otherwise.
-ACTIONS = int(os.environ.get("CGROVE_ACTIONS", 10_000 if kit.PATIENCE == 1 else 4_000 if kit.V2 else 1_000))
+ACTIONS = int(os.environ.get("CGROVE_ACTIONS", 10_000 if kit.PATIENCE == 1 else 2_000 if kit.V2 else 500))
 
 
 # Files of a controller that every kernel has.
