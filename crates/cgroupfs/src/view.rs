@@ -16,7 +16,11 @@ use crate::paths::proc_dir;
 static ROOT: OnceLock<Option<OwnedFd>> = OnceLock::new();
 
 fn root() -> Option<&'static OwnedFd> {
-    ROOT.get_or_init(open).as_ref()
+    // What could not be found out is asked again.
+    if ROOT.get().is_none() {
+        let _ = ROOT.set(open()?);
+    }
+    ROOT.get()?.as_ref()
 }
 
 /// Opens init's root if our mounts are not init's. Call it before the process is confined.
@@ -24,13 +28,14 @@ pub fn prepare() {
     let _ = root();
 }
 
-fn open() -> Option<OwnedFd> {
+/// The inner `None`: there is one view only.
+fn open() -> Option<Option<OwnedFd>> {
     let mounts = |proc: &Path| std::fs::read_link(proc.join("ns/mnt")).ok();
     let init = proc_dir(1);
     if mounts(&init)? == mounts(Path::new("/proc/self"))? {
-        return None;
+        return Some(None);
     }
-    openat(CWD, init.join("root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
+    openat(CWD, init.join("root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok().map(Some)
 }
 
 /// A way to a path of the node that holds for as long as this lives.
