@@ -270,9 +270,9 @@ def test_units_are_named_by_rules():
 
 
 def test_what_its_own_mounts_hide_is_found_all_the_same():
-    """PrivateTmp= and ProtectHome= keep the service out of /tmp and /root, not away from what the configuration names there."""
+    """PrivateTmp= and ProtectHome= keep the service out of /tmp and /home, not away from what the configuration names there."""
     configured = CONFIG.read_text()
-    program = pathlib.Path("/root/hidden-program")
+    program = pathlib.Path("/home/hidden-program")
     shutil.copy(shutil.which("sleep"), program)
     program.chmod(0o755)
     started = [subprocess.Popen([str(p), "1000"], start_new_session=True) for p in ("/bin/sleep", program, "/bin/sleep")]
@@ -280,8 +280,8 @@ def test_what_its_own_mounts_hide_is_found_all_the_same():
     try:
         for file, process in zip(files, started[::2]):
             file.write_text(str(process.pid))
-        inside = f"/proc/{main_pid()}/root"
-        assert not any(pathlib.Path(inside + str(file)).exists() for file in [*files, program])
+        inside = pathlib.Path("/proc", str(main_pid()), "root")
+        assert not any((inside / str(file).lstrip("/")).exists() for file in [*files, program])
         CONFIG.write_text(configured.replace('keep = ["/run/sleeper.pid"', f'keep = ["/tmp/hidden-*.pid", "{files[1]}", "/run/sleeper.pid"')
                           + f'[[tasks.rules]]\ngroup = "b1"\nexe = "{program}"\n')
         run("systemctl", "restart", "cgrove")
