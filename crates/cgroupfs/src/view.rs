@@ -16,11 +16,7 @@ use crate::paths::proc_dir;
 static ROOT: OnceLock<Option<OwnedFd>> = OnceLock::new();
 
 fn root() -> Option<&'static OwnedFd> {
-    // What could not be found out is asked again.
-    if ROOT.get().is_none() {
-        let _ = ROOT.set(open()?);
-    }
-    ROOT.get()?.as_ref()
+    ROOT.get_or_init(open).as_ref()
 }
 
 /// Opens init's root if our mounts are not init's. Call it before the process is confined.
@@ -28,14 +24,13 @@ pub fn prepare() {
     let _ = root();
 }
 
-/// The inner `None`: there is one view only.
-fn open() -> Option<Option<OwnedFd>> {
+fn open() -> Option<OwnedFd> {
     let mounts = |proc: &Path| std::fs::read_link(proc.join("ns/mnt")).ok();
     let init = proc_dir(1);
     if mounts(&init)? == mounts(Path::new("/proc/self"))? {
-        return Some(None);
+        return None;
     }
-    openat(CWD, init.join("root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok().map(Some)
+    openat(CWD, init.join("root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 /// A way to a path of the node that holds for as long as this lives.

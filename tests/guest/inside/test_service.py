@@ -282,16 +282,17 @@ def test_what_its_own_mounts_hide_is_found_all_the_same():
             file.write_text(str(process.pid))
         inside = pathlib.Path("/proc", str(main_pid()), "root")
         assert not any((inside / str(file).lstrip("/")).exists() for file in [*files, program])
-        CONFIG.write_text(configured.replace('keep = ["/run/sleeper.pid"', f'keep = ["/tmp/hidden-*.pid", "{files[1]}", "/run/sleeper.pid"')
+        CONFIG.write_text(configured.replace('interval = "1s"', 'interval = "1h"').replace('keep = ["/run/sleeper.pid"', f'keep = ["/tmp/hidden-*.pid", "{files[1]}", "/run/sleeper.pid"')
                           + f'[[tasks.rules]]\ngroup = "b1"\nexe = "{program}"\n')
-        run("systemctl", "restart", "cgrove")
+        run("systemctl", "reload", "cgrove")
 
         def placed():
             assert [place(p.pid) for p in started] == [f"{PARENT}/keep", f"{PARENT}/b/b1", f"{PARENT}/keep"], status()["tasks"]
             return True
 
         eventually(placed)
-        # So is a pid file that appears there later.
+        # A pid file that appears there is noticed at once.
+        time.sleep(3)
         started.append(subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True))
         files.append(pathlib.Path("/tmp/hidden-3.pid"))
         files[-1].write_text(str(started[-1].pid))
