@@ -50,7 +50,10 @@ pub(crate) fn drop_all_but_needed(config: &Config) {
     if let Ok(now) = capabilities(None) {
         let kept = needed & now.permitted;
         let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-        if let Err(e) = set_capabilities(None, sets) {
+        // Under the unit nothing else is left, and its system call filter forbids to say so.
+        if now != sets
+            && let Err(e) = set_capabilities(None, sets)
+        {
             tracing::warn!("capabilities cannot be given up: {e}");
         }
     }
