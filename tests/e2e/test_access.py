@@ -463,3 +463,62 @@ def test_a_reload_reaches_nothing_that_the_start_closed(node):
     node.stop()
     node.start()
     assert (node.directory / "elsewhere").is_dir()
+
+
+def test_signatures_of_a_file_and_what_commands_say_of_them(node):
+    private, public = keys(node.directory, "operator")
+    draft = node.directory / "draft.json"
+
+    def signed(share):
+        draft.write_text(json.dumps(cpu_tree({"a": share})))
+        return node.run("sign", private, draft, check=0).stdout
+
+    first, second = signed(100), signed(200)
+    node.configure(tree={"trusted_keys": [str(public)]})
+    node.write_tree(first)
+    node.start()
+    eventually(lambda: node.shares("/a") == 100)
+    node.write_tree(second)
+    eventually(lambda: node.shares("/a") == 200)
+    # An older one at the source: the daemon refuses it, and no command says otherwise.
+    node.write_tree(first)
+    eventually(lambda: "signed before the one in force" in (node.status()["refused"] or {}).get("error", ""))
+    for command in ("plan", "apply"):
+        assert "signed before the one in force" in node.run(command, check=65).stderr
+    # Of a draft it is said, because it may be signed yet.
+    for command in ("check", "plan"):
+        result = node.run(command, draft)
+        assert result.returncode in (0, 2) and "refuse it: it is not signed" in result.stderr, (command, result)
+    assert "not signed" in node.json("check", draft, check=0)["refused"]
+    altered = node.directory / "altered.json"
+    altered.write_text(second.replace("200", "201"))
+    assert "was changed after it was signed" in node.run("check", altered, check=0).stderr
+    assert node.shares("/a") == 200
+    assert "cgrove sign" in node.run("push", draft, check=64).stderr
+
+
+def test_new_keys_leave_what_is_in_force(node):
+    """Signing is switched on, and keys are changed, by a reload: the tree is kept until a signed document comes."""
+    private, public = keys(node.directory, "operator")
+    document = cpu_tree({"a": 100, "b": 50})
+    node.write_tree(document)
+    node.start()
+    eventually(lambda: node.shares("/b") == 50)
+    node.configure(tree={"trusted_keys": [str(public)]})
+    node.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "stays until a signed one comes" in node.log.read_text())
+    eventually(lambda: "not signed" in (node.status()["refused"] or {}).get("error", ""))
+    assert node.status()["document"]["groups"] == 2
+    node.set_shares("/b", 9)
+    eventually(lambda: node.shares("/b") == 50, timeout=5)
+    assert node.http("/readyz")[0] == 200
+    assert "none is in force" not in node.log.read_text()
+    # A start is another thing: whoever could write the disk could have put it there.
+    node.stop()
+    node.start(ready=False)
+    eventually(lambda: "none is in force" in node.log.read_text())
+    assert node.status()["document"] is None and node.shares("/b") == 50
+    draft = node.directory / "draft.json"
+    draft.write_text(json.dumps(cpu_tree({"a": 300, "b": 50})))
+    node.write_tree(node.run("sign", private, draft, check=0).stdout)
+    eventually(lambda: node.shares("/a") == 300)

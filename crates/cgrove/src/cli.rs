@@ -13,6 +13,7 @@ mod push;
 mod query;
 mod reclaim;
 mod runtime;
+mod sign;
 mod tree;
 mod why;
 
@@ -67,6 +68,7 @@ fn run(args: &Args) -> Result<u8, Exit> {
         Command::Apply { tree } => plan::apply(args, tree.as_deref()),
         Command::Approve { digest } => approve::run(args, digest),
         Command::Push { tree, approve, sign } => push::run(args, tree, *approve, sign.as_deref()),
+        Command::Sign { key, tree } => sign::run(args, key, tree),
         Command::Cgexec { names, create, all } => cgexec::lookup(args, names, *create, *all),
         Command::Exec { group, command } => cgexec::exec(args, group, command),
         Command::Status => query::status(args),

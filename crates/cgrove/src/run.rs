@@ -54,7 +54,7 @@ pub(crate) async fn run(
             move || Engine::new(config)
         })
         .await?;
-    let mut outfit = Outfit { hands, confinement, ring, started, secrets };
+    let mut outfit = Outfit { hands, confinement, ring, started, secrets, before: None };
     let mut daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
     if config.demo {
         term::out(&demo::banner(&config, config_path));
@@ -81,6 +81,7 @@ pub(crate) async fn run(
         };
         info!("reloading");
         let redis = daemon.redis.clone();
+        outfit.before = daemon.document.borrow().clone();
         let mut finish = std::pin::pin!(daemon.finish());
         let old = tokio::select! {
             engine = &mut finish => engine?,
@@ -111,6 +112,8 @@ struct Outfit {
     ring: Arc<Ring>,
     started: u64,
     secrets: Secrets,
+    /// The document in force when the reload came.
+    before: Option<Arc<source::Document>>,
 }
 
 /// What files beside the configuration hold: keys, tokens, certificates.
@@ -181,6 +184,7 @@ struct Daemon {
     reconciler: tokio::task::JoinHandle<Result<Option<Engine>, EngineError>>,
     tasks: JoinSet<()>,
     gone: CancellationToken,
+    document: watch::Receiver<Option<Arc<source::Document>>>,
     redis: Option<Redis>,
     sampler: Arc<sampler::Handle>,
     _demo: Option<Demo>,
@@ -188,7 +192,7 @@ struct Daemon {
 
 impl Daemon {
     fn start(config: Arc<Config>, ports: &Ports, engine: Engine, outfit: Outfit) -> Result<Self, Exit> {
-        let Outfit { hands, confinement, ring, started, secrets } = outfit;
+        let Outfit { hands, confinement, ring, started, secrets, before } = outfit;
         let io = |what: &str, e: std::io::Error| Exit::unavailable(format!("{what}: {e}"));
         let board = Arc::new(Board::default());
         describe(&board, &config, started, confinement);
@@ -197,7 +201,7 @@ impl Daemon {
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let (intake, document) = Intake::new(board.clone(), config.tree.state_dir.clone(), secrets.demands);
+        let (intake, document) = Intake::new(board.clone(), config.tree.state_dir.clone(), secrets.demands, before);
         let (news, inbox) = mpsc::channel(16);
         tasks.spawn(intake.run(inbox));
         match config.tree.source {
@@ -223,10 +227,10 @@ impl Daemon {
         }
         tasks.spawn(service::run(board.clone()));
         let gone = library.gone.clone();
-        let reconciler = Reconciler::new(config.clone(), board, document, engine, hands);
+        let reconciler = Reconciler::new(config.clone(), board, document.clone(), engine, hands);
         let reconciler = tokio::spawn(reconciler.run(stopped));
         info!(node = config.node, parent = config.parent_shown(), listen = %config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "cgrove {} runs", env!("CARGO_PKG_VERSION"));
-        Ok(Self { stop, reconciler, tasks, gone, redis, sampler, _demo: demo })
+        Ok(Self { stop, reconciler, tasks, gone, document, redis, sampler, _demo: demo })
     }
 
     /// Resolves only when something ends by itself: the parent belongs to another daemon, or a bug. Dying loudly is

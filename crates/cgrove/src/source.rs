@@ -71,21 +71,30 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Starts with the last good document, if the state directory has one.
+    /// Starts with the document that was in force before a reload, else with the last good one of the state directory.
+    /// New demands concern documents to come: what is in force stays until another is.
     pub(crate) fn new(
         board: Arc<Board>,
         state_dir: PathBuf,
         demands: Demands,
+        before: Option<Arc<Document>>,
     ) -> (Self, watch::Receiver<Option<Arc<Document>>>) {
         let (in_force, receiver) = watch::channel(None);
         let intake = Self { board, state_dir, demands, in_force, older: None };
+        if let Some(before) = before {
+            if let Err(why) = intake.demands.trust.check(&before.bytes) {
+                warn!("the document in force stays until a signed one comes, or the daemon is restarted: {why}");
+            }
+            intake.publish(before, true);
+            return (intake, receiver);
+        }
         match last_good::load(&intake.state_dir) {
             Ok(Some(last)) if intake.demands.trust.check(&last.bytes).is_err() => {
                 warn!("the last good document is not used: tree.trusted_keys did not sign it");
             }
             Ok(Some(last)) => {
                 info!(version = last.version, "starting with the last good document");
-                intake.publish(last, true);
+                intake.publish(Arc::new(last), true);
             }
             Ok(None) => {}
             Err(e) => warn!("the last good document cannot be used: {e}"),
@@ -157,7 +166,9 @@ impl Intake {
             old.is_some_and(|o| o.version == version && o.error == error)
         });
         if !known {
-            warn!(document_version = version, "document refused, the one before stays in force: {error}");
+            let rest =
+                if self.in_force.borrow().is_some() { "the one before stays in force" } else { "none is in force" };
+            warn!(document_version = version, "document refused, {rest}: {error}");
         }
     }
 
@@ -207,10 +218,10 @@ impl Intake {
         for warning in &document.desired.warnings {
             warn!(document_version = version, "document: {warning}");
         }
-        self.publish(document, false);
+        self.publish(Arc::new(document), false);
     }
 
-    fn publish(&self, document: Document, last_good: bool) {
+    fn publish(&self, document: Arc<Document>, last_good: bool) {
         self.board.update(|s| {
             s.refused = None;
             s.document = Some(DocumentStatus {
@@ -222,6 +233,6 @@ impl Intake {
                 warnings: document.desired.warnings.clone(),
             });
         });
-        self.in_force.send_replace(Some(Arc::new(document)));
+        self.in_force.send_replace(Some(document));
     }
 }

@@ -93,6 +93,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "KEY")]
         sign: Option<PathBuf>,
     },
+    /// Print a document with a signature, for nodes with tree.trusted_keys whose source is a file
+    Sign {
+        /// An Ed25519 private key (PEM)
+        key: PathBuf,
+        tree: String,
+    },
     /// Print the arguments for libcgroup's cgexec that run a command in a group
     #[command(after_help = "Example: cgexec $(cgrove cgexec vm-1) COMMAND")]
     Cgexec {

@@ -10,9 +10,13 @@ use crate::term;
 pub(super) fn run(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     let found = document::find(args, tree)?;
     let result = cgrove_core::document::parse(&found.bytes);
+    // A document can be checked where no node is configured.
+    let unfit = document::load(args).ok().and_then(|config| document::warn_unless_fit(&config, &found));
     if args.global.json() {
         let report = match &result {
-            Ok(d) => json!({ "ok": true, "digest": d.digest, "groups": d.groups.len(), "warnings": d.warnings }),
+            Ok(d) => {
+                json!({ "ok": true, "digest": d.digest, "groups": d.groups.len(), "warnings": d.warnings, "refused": unfit })
+            }
             Err(e) => json!({ "ok": false, "path": e.path, "line": e.line, "value": e.value, "error": e.to_string() }),
         };
         term::out(&report.to_string());

@@ -10,8 +10,7 @@ use cgrove_core::desired::Desired;
 use super::args::Args;
 use super::runtime::in_runtime;
 use crate::exit::Exit;
-use crate::source::trust::Trust;
-use crate::source::{last_good, zookeeper};
+use crate::source::{Demands, Fetched, last_good, zookeeper};
 use crate::term;
 use cgrove_config::{self as config, Config, SourceKind};
 
@@ -52,9 +51,24 @@ fn read(path: &Path) -> Result<Found, Exit> {
 /// What the daemon would not take, no command does.
 fn from_source(config: &Config) -> Result<Found, Exit> {
     let found = read_source(config)?;
-    let trust = Trust::read(&config.tree.trusted_keys).map_err(Exit::config)?;
-    trust.check(&found.bytes).map_err(|why| Exit::document(format!("{}: {why}", found.place)))?;
+    fits(config, &found)?.map_err(|why| Exit::document(format!("{}: {why}", found.place)))?;
     Ok(found)
+}
+
+/// Would the daemon here take it, by its signature? The outer error is the configuration's.
+fn fits(config: &Config, found: &Found) -> Result<Result<(), String>, Exit> {
+    let demands = Demands::read(config).map_err(Exit::config)?;
+    // Others than root may not read what is in force; then the daemon alone knows whether it is older.
+    let current = last_good::load(&config.tree.state_dir).ok().flatten();
+    let fetched = Fetched { bytes: found.bytes.clone(), ..Fetched::default() };
+    Ok(demands.met(&fetched, current.as_ref(), false).map_err(|(why, _)| why))
+}
+
+/// A draft may still lack its signature, or be signed anew later: that is said, not refused.
+pub(super) fn warn_unless_fit(config: &Config, found: &Found) -> Option<String> {
+    let why = fits(config, found).ok()?.err()?;
+    term::err(&format!("cgrove: warning: {}: nodes with this configuration refuse it: {why}", found.place));
+    Some(why)
 }
 
 fn read_source(config: &Config) -> Result<Found, Exit> {

@@ -26,6 +26,7 @@ pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     let config = config_or_default(args, tree)?;
     let found = document::find(args, tree)?;
     let desired = document::parse(&found)?;
+    document::warn_unless_fit(&config, &found);
     let (plan, moves) = compute(&config, &desired, previous(&config, &desired))?;
     if args.global.json() {
         let moves: Vec<_> = moves
@@ -59,6 +60,7 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     let config = document::load(args)?;
     let found = document::find(args, tree)?;
     let desired = document::parse(&found)?;
+    document::warn_unless_fit(&config, &found);
     crate::permission::check(&config)?;
     let mut engine = Engine::new(config.clone())?;
     let previous = previous(&config, &desired);

@@ -16,7 +16,9 @@ use cgrove_config::SourceKind;
 pub(super) fn run(args: &Args, tree: &str, approve: bool, sign: Option<&Path>) -> Result<u8, Exit> {
     let config = document::load(args)?;
     if config.tree.source != SourceKind::ZooKeeper {
-        return Err(Exit::usage("tree.source is \"file\": replace the file itself, by rename".into()));
+        return Err(Exit::usage(
+            "tree.source is \"file\": replace the file itself, by rename; `cgrove sign KEY TREE` signs".into(),
+        ));
     }
     let mut found = document::find(args, Some(tree))?;
     document::parse(&found)?;
@@ -29,8 +31,7 @@ pub(super) fn run(args: &Args, tree: &str, approve: bool, sign: Option<&Path>) -
         found = with_approval(&found, previous)?;
     }
     if let Some(key) = sign {
-        let before = current.as_ref().and_then(|(bytes, _)| trust::signature(bytes)).map(|s| s.serial);
-        let serial = crate::status::now_millis().max(before.map_or(0, |b| b + 1));
+        let serial = trust::serial_after(current.as_ref().map_or(&[], |(bytes, _)| &bytes[..]));
         let bytes = trust::sign(&found.bytes, key, serial).map_err(Exit::no_input)?;
         found = Found { bytes: bytes.into(), place: found.place };
     }

@@ -40,6 +40,7 @@ pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
         let alone: Vec<_> =
             look.misplaced.left_alone.iter().filter(|l| l.starts_with(&format!("pid {pid} "))).collect();
         let state = match &group {
+            None if text.is_empty() => "nothing is moved".to_owned(),
             None => "it stays where it is".to_owned(),
             Some(_) if !alone.is_empty() => "it is left alone".to_owned(),
             Some(_) if !moves.is_empty() => {

@@ -23,7 +23,7 @@ impl Demands {
     }
 
     /// May this document follow the one in force? With the error comes the digest that an operator may approve.
-    pub(super) fn met(
+    pub(crate) fn met(
         &self,
         new: &Fetched,
         current: Option<&Document>,

@@ -50,7 +50,10 @@ impl Trust {
         }
         let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
         let Some((signature, signed)) = signature::of(text) else {
-            return Err("it is not signed, and tree.trusted_keys is set; `cgrove push --sign KEY` signs".into());
+            return Err(
+                "it is not signed, and tree.trusted_keys is set; `cgrove push --sign KEY` or `cgrove sign KEY` signs"
+                    .into(),
+            );
         };
         let Some((_, key)) = self.0.iter().find(|(name, _)| *name == signature.key) else {
             return Err(format!("it is signed by key {}, which is not in tree.trusted_keys", signature.key));
@@ -68,6 +71,11 @@ impl Trust {
 /// The signature that a document shows, whoever made it.
 pub(crate) fn signature(bytes: &[u8]) -> Option<Signature> {
     signature::of(std::str::from_utf8(bytes).ok()?).map(|(signature, _)| signature)
+}
+
+/// A serial number for what is signed now: later than that of `before`, whatever this host's clock says.
+pub(crate) fn serial_after(before: &[u8]) -> u64 {
+    crate::status::now_millis().max(signature(before).map_or(0, |s| s.serial.saturating_add(1)))
 }
 
 /// The document with a signature by the private key in `file`.
