@@ -181,26 +181,33 @@ impl Reconciler {
         seen.iter().any(|(process, traits)| sources.concern(process, traits))
     }
 
+    /// Lends the engine to the hands. `None`: it was never given back, because the work died.
+    async fn by_hands<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Engine) -> T + Send + 'static) -> Option<T> {
+        let mut engine = self.engine.take()?;
+        let (engine, result) = self
+            .hands
+            .run(move || {
+                let result = work(&mut engine);
+                (engine, result)
+            })
+            .await;
+        self.engine = Some(engine);
+        Some(result)
+    }
+
     /// A whole reconcile.
     async fn round(&mut self, event: Event) -> Result<(), EngineError> {
         let Some(document) = self.document.borrow_and_update().clone() else {
             self.next_resync = Instant::now() + self.config.cgroup.resync;
             return Ok(());
         };
-        let Some(mut engine) = self.engine.take() else { return Ok(()) };
         self.dirty = false;
         let first = self.begun.as_ref() != Some(&document.desired.digest);
         let previous = document.previous.clone().filter(|_| first);
         let desired = document.desired.clone();
         self.watch_pid_files(&document);
-        let (engine, result) = self
-            .hands
-            .run(move || {
-                let result = engine.reconcile(&desired, previous);
-                (engine, result)
-            })
-            .await;
-        self.engine = Some(engine);
+        let work = move |engine: &mut Engine| engine.reconcile(&desired, previous);
+        let Some(result) = self.by_hands(work).await else { return Ok(()) };
         self.last_look = Instant::now();
         match result {
             Ok(round) => {
@@ -230,18 +237,11 @@ impl Reconciler {
         self.last_tasks = Instant::now();
         self.next_tasks = self.last_tasks + self.config.tasks.interval;
         let Some(document) = self.document.borrow().clone() else { return Ok(()) };
-        let Some(mut engine) = self.engine.take() else { return Ok(()) };
         let desired = document.desired.clone();
         self.watch_pid_files(&document);
         let prompted = std::mem::take(&mut self.prompted);
-        let (engine, result) = self
-            .hands
-            .run(move || {
-                let result = engine.sync_tasks(&desired, prompted);
-                (engine, result)
-            })
-            .await;
-        self.engine = Some(engine);
+        let work = move |engine: &mut Engine| engine.sync_tasks(&desired, prompted);
+        let Some(result) = self.by_hands(work).await else { return Ok(()) };
         match result {
             Ok(synced) => self.record_tasks(&synced),
             Err(e) => warn!("tasks: {e}"),
