@@ -23,13 +23,16 @@ pub(crate) fn look(root: &File, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     match openat2(root, path, flags, Mode::empty(), inside) {
         Ok(fd) => Ok(File::from(fd)),
-        // systemd's RestrictSUIDSGID= forbids openat2: then the mount is compared afterwards.
-        Err(Errno::NOSYS | Errno::PERM) => {
-            let file = File::from(openat(root, path, flags | OFlags::NOFOLLOW, Mode::empty())?);
-            if mount_of(&file) == mount_of(root) { Ok(file) } else { Err(io::Error::from_raw_os_error(libc::EXDEV)) }
-        }
+        // systemd's RestrictSUIDSGID= forbids openat2.
+        Err(Errno::NOSYS | Errno::PERM) => look_and_compare(root, path),
         Err(e) => Err(e.into()),
     }
+}
+
+/// The same without openat2: the mount is compared afterwards.
+fn look_and_compare(root: &File, path: &Path) -> io::Result<File> {
+    let file = File::from(openat(root, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?);
+    if mount_of(&file) == mount_of(root) { Ok(file) } else { Err(io::Error::from_raw_os_error(libc::EXDEV)) }
 }
 
 /// The mount that an open file is in; `None` before Linux 5.8.
@@ -53,4 +56,26 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
         return Err(io::Error::from_raw_os_error(libc::EXDEV));
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_in_another_mount_is_not_looked_at() {
+        let dir = std::env::temp_dir().join(format!("cgrove-look-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("file", dir.join("link")).unwrap();
+        let (own, top) = (File::open(&dir).unwrap(), File::open("/").unwrap());
+        for way in [look, look_and_compare] {
+            assert!(way(&own, Path::new("file")).is_ok());
+            assert!(way(&own, Path::new("link")).is_err());
+            // /proc is mounted on the way.
+            let error = way(&top, Path::new("proc/version")).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EXDEV));
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }
