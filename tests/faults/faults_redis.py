@@ -177,4 +177,5 @@ def cluster(scene):
         return not [s for s in scene.slots()[:-1] if s not in there]
 
     eventually(complete, timeout=20)
-    assert sum(bool(stored(s)) for s in servers) >= 2
+    # A few keys may happen to live on one server; one more comes each second.
+    eventually(lambda: sum(bool(stored(s)) for s in servers) >= 2, timeout=20)
