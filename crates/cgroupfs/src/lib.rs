@@ -8,6 +8,7 @@ pub mod paths;
 
 pub mod ledger;
 pub mod mark;
+pub mod notices;
 pub mod observe;
 pub mod survey;
 

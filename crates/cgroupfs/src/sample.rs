@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use cgrove_core::actual::Version;
-use cgrove_core::usage::{Gauge, Template};
+use cgrove_core::ids::GroupPath;
+use cgrove_core::usage::{Collect, Reading, Template};
 
 use crate::file::look;
 use crate::host::{Host, Mount, Parents};
@@ -23,78 +24,100 @@ pub struct Sampler {
     /// Which file tells about disk traffic here, for status.
     pub io_source: Option<&'static str>,
     buffer: Vec<u8>,
+    beside: Vec<u8>,
 }
 
+/// One group under one controller.
 struct Probe {
-    gauge: Gauge,
     version: Version,
+    /// The first one has cgrouparch's value.
+    files: Vec<Kept>,
+}
+
+struct Kept {
+    reading: Reading,
     /// The hierarchy's root directory, and the file's path below it.
     place: Option<(Arc<File>, PathBuf)>,
     file: Option<File>,
+    /// Of the file that was read last: a group made anew has others.
+    inode: Option<u64>,
 }
 
-/// What one slot lacked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What one slot lacked, and what it must not be compared with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gaps {
     /// Groups without a value, counted once for each gauge.
     pub missing: usize,
+    /// Groups that were made anew since they were last measured: their counters began again.
+    pub remade: Vec<GroupPath>,
 }
 
 impl Sampler {
     /// Prepares a tree; files are opened at the first slot. `budget` is the number of descriptors that may stay open.
-    pub fn new(template: Template, host: &Host, parents: &Parents, budget: usize) -> Self {
+    pub fn new(template: Template, host: &Host, parents: &Parents, collect: Collect, budget: usize) -> Self {
         let mut io_source = None;
         let mut roots: BTreeMap<&str, Option<Arc<File>>> = BTreeMap::new();
-        let probes = template
-            .probes
-            .iter()
-            .map(|probe| {
-                let mount = host.with([probe.gauge.controller()].into_iter().collect()).next();
-                let place = mount.and_then(|mount| {
-                    let tree = Tree::new(mount, parents);
-                    let name = match (probe.gauge, mount.version) {
-                        (Gauge::Cpu, Version::V1) => "cpuacct.usage",
-                        (Gauge::Cpu, Version::V2) => "cpu.stat",
-                        (Gauge::Memory, Version::V1) => "memory.usage_in_bytes",
-                        (Gauge::Memory, Version::V2) => "memory.current",
-                        // Only a root lacks it, and nobody counts processes there.
-                        (Gauge::Pids, _) => "pids.current",
-                        (Gauge::Io, _) => io_source.get_or_insert_with(|| io_file(mount)),
+        let mut probes = Vec::with_capacity(template.probes.len());
+        for probe in &template.probes {
+            let mount = |controller| host.with([controller].into_iter().collect()).next();
+            let version = mount(probe.gauge.controller()).map_or(Version::V1, |m| m.version);
+            let mut files = Vec::new();
+            for reading in probe.gauge.readings(version, collect) {
+                let place = mount(reading.controller()).and_then(|mount| {
+                    let name = match reading {
+                        Reading::BlkioBytes | Reading::IoBytes | Reading::IoStat => {
+                            *io_source.get_or_insert_with(|| io_file(mount))
+                        }
+                        Reading::BlkioOperations => operations(io_source.get_or_insert_with(|| io_file(mount))),
+                        _ => file_name(reading, mount),
                     };
                     let whole = mount.version == Version::V2 && probe.group.is_root() && mount.dir.join(name).exists();
+                    let tree = Tree::new(mount, parents);
                     let path = if whole { mount.dir.join(name) } else { tree.file(&probe.group, name) };
                     let root =
                         roots.entry(&mount.label).or_insert_with(|| Some(Arc::new(File::open(&mount.dir).ok()?)));
                     Some((root.clone()?, path.strip_prefix(&mount.dir).ok()?.to_owned()))
                 });
-                let version = mount.map_or(Version::V1, |m| m.version);
-                Probe { gauge: probe.gauge, version, place, file: None }
-            })
-            .collect();
-        Self { template, probes, budget, kept: 0, io_source, buffer: vec![0; 4096] }
+                files.push(Kept { reading, place, file: None, inode: None });
+            }
+            probes.push(Probe { version, files });
+        }
+        Self { template, probes, budget, kept: 0, io_source, buffer: vec![0; 4096], beside: Vec::new() }
     }
 
     /// Appends one slot's JSON to `out`.
     pub fn sample(&mut self, out: &mut Vec<u8>) -> Gaps {
         let mut gaps = Gaps::default();
-        let (probes, buffer, kept, budget) = (&mut self.probes, &mut self.buffer, &mut self.kept, self.budget);
-        self.template.render(out, |i, out| {
+        let Self { template, probes, budget, kept, buffer, beside, .. } = self;
+        template.render(out, |i, out| {
             let Some(probe) = probes.get_mut(i) else { return };
-            match probe.read(buffer, kept, budget) {
-                Some(length) => probe.gauge.render(probe.version, &buffer[..length], out),
-                None => {
-                    gaps.missing += 1;
-                    out.extend_from_slice(b"{}");
+            out.push(b'{');
+            beside.clear();
+            let mut anew = false;
+            for (n, file) in probe.files.iter_mut().enumerate() {
+                match file.read(buffer, kept, *budget, &mut anew) {
+                    Some(length) => file.reading.render(probe.version, &buffer[..length], out, beside),
+                    // Without its first file there is no group; others may be lacking in this kernel.
+                    None if n == 0 => {
+                        gaps.missing += 1;
+                        break;
+                    }
+                    None => {}
                 }
+            }
+            out.push(b'}');
+            out.extend_from_slice(beside);
+            if anew && let Some(probe) = template.probes.get(i) {
+                gaps.remade.push(probe.group.clone());
             }
         });
         gaps
     }
 }
 
-impl Probe {
+impl Kept {
     /// Reads the file into `buffer`. A group that was removed and made again answers ENODEV on the old descriptor.
-    fn read(&mut self, buffer: &mut Vec<u8>, kept: &mut usize, budget: usize) -> Option<usize> {
+    fn read(&mut self, buffer: &mut Vec<u8>, kept: &mut usize, budget: usize, anew: &mut bool) -> Option<usize> {
         if let Some(file) = &self.file {
             if let Some(length) = read_whole(file, buffer) {
                 return Some(length);
@@ -105,11 +128,40 @@ impl Probe {
         let (root, path) = self.place.as_ref()?;
         let file = look(root, path).ok()?;
         let length = read_whole(&file, buffer)?;
+        let inode = file.metadata().ok().map(|m| m.ino());
+        *anew |= self.inode.is_some() && self.inode != inode;
+        self.inode = inode;
         if *kept < budget {
             *kept += 1;
             self.file = Some(file);
         }
         Some(length)
+    }
+}
+
+/// What a file is called in a hierarchy.
+fn file_name(reading: Reading, mount: &Mount) -> &'static str {
+    let v1 = mount.version == Version::V1;
+    match reading {
+        Reading::CpuacctUsage => "cpuacct.usage",
+        Reading::CpuacctStat => "cpuacct.stat",
+        Reading::Throttling | Reading::CpuTime | Reading::CpuStat => "cpu.stat",
+        Reading::MemoryCurrent if v1 => "memory.usage_in_bytes",
+        Reading::MemoryCurrent => "memory.current",
+        Reading::MemoryPeak if v1 => "memory.max_usage_in_bytes",
+        Reading::MemoryPeak => "memory.peak",
+        Reading::MemorySwap => "memory.swap.current",
+        Reading::MemoryStat => "memory.stat",
+        Reading::MemoryFailcnt => "memory.failcnt",
+        Reading::MemoryEvents => "memory.events",
+        Reading::OomControl => "memory.oom_control",
+        // Only a root lacks it, and nobody counts processes there.
+        Reading::PidsCurrent => "pids.current",
+        Reading::PidsPeak => "pids.peak",
+        Reading::CpuPressure => "cpu.pressure",
+        Reading::MemoryPressure => "memory.pressure",
+        Reading::IoPressure => "io.pressure",
+        Reading::BlkioBytes | Reading::BlkioOperations | Reading::IoBytes | Reading::IoStat => io_file(mount),
     }
 }
 
@@ -137,6 +189,15 @@ fn io_file(mount: &Mount) -> &'static str {
         .into_iter()
         .any(|d| std::fs::read_to_string(d.path().join("queue/scheduler")).is_ok_and(|s| s.contains("[bfq]")));
     if bfq { "blkio.bfq.io_service_bytes_recursive" } else { "blkio.throttle.io_service_bytes_recursive" }
+}
+
+/// The file beside it that counts operations.
+fn operations(bytes: &str) -> &'static str {
+    match bytes {
+        "blkio.io_service_bytes_recursive" => "blkio.io_serviced_recursive",
+        "blkio.bfq.io_service_bytes_recursive" => "blkio.bfq.io_serviced_recursive",
+        _ => "blkio.throttle.io_serviced_recursive",
+    }
 }
 
 /// Raises the soft limit of open files to the hard one; returns what sampling may use of it.

@@ -4,17 +4,22 @@ mod approve;
 mod args;
 mod cgexec;
 mod check;
+mod client;
 mod convert;
 mod document;
+mod events;
+mod figures;
 mod import;
 mod pages;
 mod plan;
 mod push;
-mod query;
 mod reclaim;
 mod runtime;
 mod sign;
+mod status;
+mod top;
 mod tree;
+mod usage;
 mod why;
 
 use std::process::ExitCode;
@@ -71,11 +76,13 @@ fn run(args: &Args) -> Result<u8, Exit> {
         Command::Sign { key, tree } => sign::run(args, key, tree),
         Command::Cgexec { names, create, all } => cgexec::lookup(args, names, *create, *all),
         Command::Exec { group, command } => cgexec::exec(args, group, command),
-        Command::Status => query::status(args),
-        Command::Tree => tree::run(args),
+        Command::Status { follow, whom } => status::run(args, whom, *follow),
+        Command::Tree { follow } => tree::run(args, *follow),
         Command::Reclaim { group, amount } => reclaim::run(args, group, amount),
         Command::Why { pids } => why::run(args, pids),
-        Command::Usage { slots, follow, group } => query::usage(args, *slots, *follow, group.as_deref()),
+        Command::Usage(asked) => usage::run(args, asked),
+        Command::Events(asked) => events::run(args, asked),
+        Command::Top(asked) => top::run(args, asked),
         Command::Convert { tree, to } => convert::run(args, tree.as_deref(), *to),
         Command::Import { from, files, everywhere } => import::run(args, *from, files, *everywhere),
         Command::Schema => pages::schema(),

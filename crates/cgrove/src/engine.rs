@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use cgrove_cgroupfs::apply::{Apply, Outcome};
 use cgrove_cgroupfs::attach::Origins;
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::lock::{Lock, LockError};
+use cgrove_cgroupfs::notices::Place;
 use cgrove_cgroupfs::observe::{Scope, lingering, parents_stand};
 use cgrove_cgroupfs::paths::Tree;
 use cgrove_cgroupfs::{Fault, lock};
@@ -43,8 +43,8 @@ pub(crate) struct Round {
     pub(crate) outcomes: Vec<(Action, Outcome)>,
     pub(crate) tasks: Synced,
     pub(crate) faults: Vec<Fault>,
-    /// Directories of the managed tree, for inotify.
-    pub(crate) directories: Vec<PathBuf>,
+    /// The managed tree, for inotify.
+    pub(crate) places: Vec<Place>,
 }
 
 /// Why a round did not happen at all.
@@ -135,8 +135,8 @@ impl Engine {
         let faults = apply.finish();
         // What the parent needed beforehand is part of what was planned and done.
         plan.actions.splice(0..0, prepared);
-        let directories = directories(&config, &host, desired);
-        Ok(Round { plan, outcomes, tasks, faults, directories })
+        let places = places(&config, &host, desired);
+        Ok(Round { plan, outcomes, tasks, faults, places })
     }
 
     fn beat(&self) {
@@ -229,12 +229,18 @@ pub(crate) fn make_parent(config: &Config, desired: &Desired) -> Result<Vec<(Act
     Ok(done.map(|(outcome, action)| (action, outcome)).collect())
 }
 
-fn directories(config: &Config, host: &Host, desired: &Desired) -> Vec<PathBuf> {
+fn places(config: &Config, host: &Host, desired: &Desired) -> Vec<Place> {
     let mut out = Vec::new();
     for mount in host.with(desired.controllers) {
         let tree = Tree::new(mount, config.parents());
-        out.push(tree.dir(&GroupPath::root()));
-        out.extend(desired.groups_in(mount.controllers).map(|(path, _)| tree.dir(path)));
+        let place = |group: &GroupPath| Place {
+            hierarchy: mount.label.clone(),
+            version: mount.version,
+            group: group.clone(),
+            dir: tree.dir(group),
+        };
+        out.push(place(&GroupPath::root()));
+        out.extend(desired.groups_in(mount.controllers).map(|(path, _)| place(path)));
     }
     out
 }

@@ -10,6 +10,7 @@ mod source;
 
 mod approvals;
 mod engine;
+mod events;
 mod hands;
 mod hints;
 mod reconcile;

@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::approvals;
 use crate::engine::{Engine, EngineError};
+use crate::events::Ears;
 use crate::hands::Hands;
 use crate::hints::{DirWatch, Ready};
 use crate::pulse::Pulse;
@@ -64,6 +65,8 @@ pub(crate) struct Reconciler {
     document: watch::Receiver<Option<Arc<Document>>>,
     engine: Option<Engine>,
     hands: Hands,
+    /// Who listens to the kernel's announcements learns from here where the groups are.
+    ears: Ears,
     watch: Option<(Watch, Ready)>,
     pid_dirs: Option<DirWatch>,
     approvals: Option<DirWatch>,
@@ -93,6 +96,7 @@ impl Reconciler {
         document: watch::Receiver<Option<Arc<Document>>>,
         mut engine: Engine,
         hands: Hands,
+        ears: Ears,
     ) -> Self {
         let pulse = board.pulses.of("reconciler", LONGEST);
         engine.pulse = Some(pulse.clone());
@@ -109,6 +113,7 @@ impl Reconciler {
         Self {
             engine: Some(engine),
             hands,
+            ears,
             watch,
             pid_dirs: DirWatch::new().ok(),
             approvals: approved,
@@ -207,8 +212,10 @@ impl Reconciler {
         let desired = document.desired.clone();
         self.watch_pid_files(&document);
         let work = move |engine: &mut Engine| engine.reconcile(&desired, previous);
+        let began = Instant::now();
         let Some(result) = self.by_hands(work).await else { return Ok(()) };
         self.last_look = Instant::now();
+        self.board.timings.reconcile.observe(began.elapsed().as_secs_f64());
         match result {
             Ok(round) => {
                 if first {

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::confine::Confinement;
 use crate::demo::{self, Demo};
 use crate::engine::{Engine, EngineError};
+use crate::events::{self, Journal};
 use crate::exit::Exit;
 use crate::hands::Hands;
 use crate::reconcile::Reconciler;
@@ -41,6 +42,7 @@ pub(crate) async fn run(
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
     let ring = Arc::new(Ring::new(config.usage.keep, config.usage.memory));
+    let journal = Arc::new(Journal::new(config.events.keep));
     let started = now();
     permission::check(&config)?;
     let mut ports = Ports::new();
@@ -54,7 +56,7 @@ pub(crate) async fn run(
             move || Engine::new(config)
         })
         .await?;
-    let mut outfit = Outfit { hands, confinement, ring, started, secrets, before: None };
+    let mut outfit = Outfit { hands, confinement, ring, journal, started, secrets, before: None };
     let mut daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
     if config.demo {
         term::out(&demo::banner(&config, config_path));
@@ -90,6 +92,7 @@ pub(crate) async fn run(
             }
         };
         outfit.ring.resize(new.usage.keep, new.usage.memory);
+        outfit.journal.resize(new.events.keep);
         let engine = outfit
             .hands
             .run({
@@ -110,6 +113,7 @@ struct Outfit {
     hands: Hands,
     confinement: Confinement,
     ring: Arc<Ring>,
+    journal: Arc<Journal>,
     started: u64,
     secrets: Secrets,
     /// The document in force when the reload came.
@@ -192,9 +196,9 @@ struct Daemon {
 
 impl Daemon {
     fn start(config: Arc<Config>, ports: &Ports, engine: Engine, outfit: Outfit) -> Result<Self, Exit> {
-        let Outfit { hands, confinement, ring, started, secrets, before } = outfit;
+        let Outfit { hands, confinement, ring, journal, started, secrets, before } = outfit;
         let io = |what: &str, e: std::io::Error| Exit::unavailable(format!("{what}: {e}"));
-        let board = Arc::new(Board::default());
+        let board = Arc::new(Board::new(journal.clone()));
         describe(&board, &config, started, confinement);
         let demo =
             if config.demo { Some(Demo::start(&config.tree.state_dir).map_err(|e| io("demo", e))?) } else { None };
@@ -227,7 +231,9 @@ impl Daemon {
         }
         tasks.spawn(service::run(board.clone()));
         let gone = library.gone.clone();
-        let reconciler = Reconciler::new(config.clone(), board, document.clone(), engine, hands);
+        let (ears, places) = watch::channel(Arc::default());
+        tasks.spawn(events::run(config.clone(), journal, hands.clone(), places));
+        let reconciler = Reconciler::new(config.clone(), board, document.clone(), engine, hands, ears);
         let reconciler = tokio::spawn(reconciler.run(stopped));
         info!(node = config.node, parent = config.parent_shown(), listen = %config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "cgrove {} runs", env!("CARGO_PKG_VERSION"));
         Ok(Self { stop, reconciler, tasks, gone, document, redis, sampler, _demo: demo })

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::sample::{Sampler, descriptor_budget};
-use cgrove_core::usage::Template;
+use cgrove_core::usage::{Collect, Template};
 use tracing::{info, warn};
 
 use crate::source::Document;
@@ -70,7 +70,7 @@ struct Loop {
 impl Loop {
     fn run(self, inbox: &Receiver<Order>) {
         let mut sampler: Option<Sampler> = None;
-        let mut template: Option<Template> = None;
+        let mut wanted: Option<(Template, Collect)> = None;
         let mut last = self.ring.newest();
         let mut size = 0;
         let mut target = unix_time().as_secs() + 1;
@@ -81,10 +81,11 @@ impl Loop {
             let wait = Duration::from_secs(target).saturating_sub(unix_time()).min(Duration::from_secs(1));
             match inbox.recv_timeout(wait) {
                 Ok(Order::Tree(document)) => {
-                    let wanted = Template::new(&document.desired);
-                    if template.as_ref() != Some(&wanted) {
-                        sampler = self.prepare(wanted.clone());
-                        template = Some(wanted);
+                    let collect = self.config.usage.collect(document.desired.form);
+                    let new = Some((Template::new(&document.desired), collect));
+                    if wanted != new {
+                        wanted = new;
+                        sampler = wanted.clone().and_then(|w| self.prepare(w));
                     }
                     continue;
                 }
@@ -94,14 +95,16 @@ impl Loop {
             let now = unix_time().as_secs();
             target = now + 1;
             if sampler.is_none() {
-                sampler = template.clone().and_then(|t| self.prepare(t));
+                sampler = wanted.clone().and_then(|w| self.prepare(w));
             }
             let Some(sampler) = &mut sampler else { continue };
             let Some(slot) = next_slot(last, now) else { continue };
             let mut out = Vec::with_capacity(size + size / 16 + 256);
+            let began = Instant::now();
             let gaps = sampler.sample(&mut out);
+            self.board.timings.tick.observe(began.elapsed().as_secs_f64());
             size = out.len();
-            let held = self.ring.push(slot, Bytes::from(out));
+            let held = self.ring.push(slot, Bytes::from(out), gaps.remade);
             let missed = last.map_or(0, |last| slot - last - 1);
             last = Some(slot);
             self.board.usage(|u| {
@@ -114,10 +117,10 @@ impl Loop {
         }
     }
 
-    fn prepare(&self, template: Template) -> Option<Sampler> {
+    fn prepare(&self, (template, collect): (Template, Collect)) -> Option<Sampler> {
         match Host::discover(&self.config.cgroup.dir) {
             Ok(host) => {
-                let sampler = Sampler::new(template, &host, self.config.parents(), self.budget);
+                let sampler = Sampler::new(template, &host, self.config.parents(), collect, self.budget);
                 info!(io_source = sampler.io_source, "sampling");
                 self.board.usage(|u| u.io_source = sampler.io_source);
                 Some(sampler)

@@ -1,12 +1,18 @@
-//! One port for everything, plain or TLS, and a unix socket: WebSocket on `/` and `/ws`, `/healthz`, `/readyz`, `/metrics`. Read-only.
+//! One port for everything, plain or TLS, and a unix socket: the live page and the WebSocket on `/`, `/api/v1/`, `/healthz`,
+//! `/readyz`, `/metrics`. Read-only.
 
 mod access;
+mod api;
+mod group;
 mod half_open;
 mod metrics;
+mod page;
 mod port;
 mod refusals;
 mod request;
+mod slots;
 mod socket;
+mod subscriptions;
 mod tls;
 mod tokens;
 
@@ -15,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::header::{
     CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -50,6 +56,9 @@ const MAKING_ROOM: Duration = Duration::from_millis(100);
 /// Replies under way to all clients together, in KiB.
 const IN_FLIGHT: usize = 64 << 10;
 
+/// A reply in pieces, sent one after the other as one JSON text.
+type Pieces = Vec<Bytes>;
+
 /// What requests are answered from.
 pub(crate) struct Library {
     pub(crate) config: Arc<Config>,
@@ -60,6 +69,9 @@ pub(crate) struct Library {
     pub(crate) in_flight: Arc<Semaphore>,
     /// Wide questions, asked of Redis or cut to a subtree, wait for each other.
     pub(crate) wide: Semaphore,
+    /// What subscribers see, made once for all of them.
+    newest: slots::Newest,
+    now: subscriptions::StatusNow,
     /// Ends every client when the daemon stops or starts anew.
     pub(crate) gone: CancellationToken,
     proof: Proof,
@@ -99,6 +111,8 @@ impl Library {
             document,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             wide: Semaphore::new(2),
+            newest: slots::Newest::default(),
+            now: subscriptions::StatusNow::default(),
             gone: CancellationToken::new(),
             proof,
             refusals: refusals::Refusals::default(),
@@ -161,7 +175,7 @@ async fn connection(raw: Raw, mut ends: Ends, library: Arc<Library>, permit: Arc
     let service = service_fn(|request| {
         let (library, count) = (library.clone(), count.clone());
         waiting.leave();
-        async move { Ok::<_, Infallible>(route(request, ends, library, count)) }
+        async move { Ok::<_, Infallible>(route(request, ends, library, count).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -187,9 +201,10 @@ impl Drop for Count {
     }
 }
 
-type Reply = Response<Full<Bytes>>;
+type Body = Either<Full<Bytes>, StreamBody<api::Stream>>;
+type Reply = Response<Body>;
 
-fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>, count: Arc<Count>) -> Reply {
+async fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>, count: Arc<Count>) -> Reply {
     let roles = match access::admit(&library.config, &library.proof.tokens, &ends, request.headers()) {
         Ok(roles) => roles,
         Err(refusal) => return refuse(&library, &ends, &refusal),
@@ -199,7 +214,6 @@ fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>, coun
     }
     match request.uri().path() {
         "/" | "/ws" if access::wants_websocket(request.headers()) => upgrade(&mut request, ends, library, count, roles),
-        "/" | "/ws" => text(StatusCode::OK, front(&library.config)),
         "/healthz" => match &library.board.pulses.stalled()[..] {
             [] => text(StatusCode::OK, "ok\n".into()),
             stalled => text(StatusCode::SERVICE_UNAVAILABLE, format!("no progress: {}\n", stalled.join(", "))),
@@ -211,10 +225,20 @@ fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>, coun
         }
         "/metrics" if !roles.usage => text(StatusCode::FORBIDDEN, format!("{}\n", request::lacks("usage"))),
         "/metrics" => {
-            let body = metrics::render(&library.board.snapshot());
-            respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", body)
+            let page = tokio::task::block_in_place(|| metrics::render(&library));
+            if access::wants_classic_metrics(request.headers()) {
+                respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::classic(&page))
+            } else {
+                respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", page)
+            }
         }
-        _ => text(StatusCode::NOT_FOUND, "here are / (WebSocket), /healthz, /readyz and /metrics\n".into()),
+        path => match path.strip_prefix("/api/v1/") {
+            Some(question) => api::answer(library.clone(), roles, question, request.uri().query()).await,
+            None => page::file(path).unwrap_or_else(|| {
+                let here = "here are / (page and WebSocket), /api/v1/show_account and others, /healthz, /readyz and /metrics\n";
+                text(StatusCode::NOT_FOUND, here.into())
+            }),
+        },
     }
 }
 
@@ -224,7 +248,7 @@ fn refuse(library: &Library, ends: &Ends, refusal: &Refusal) -> Reply {
     let answered = library.refusals.one_more(ends.ip(), refusal.why());
     let close = HeaderValue::from_static("close");
     if !answered {
-        let mut reply = Response::new(Full::default());
+        let mut reply = Response::new(Body::Left(Full::default()));
         *reply.status_mut() = StatusCode::TOO_MANY_REQUESTS;
         reply.headers_mut().insert(CONNECTION, close);
         return reply;
@@ -241,14 +265,6 @@ fn refuse(library: &Library, ends: &Ends, refusal: &Refusal) -> Reply {
     }
     reply.headers_mut().insert(CONNECTION, close);
     reply
-}
-
-fn front(config: &Config) -> String {
-    format!(
-        "cgrove {} on {}\n\nThis is a WebSocket: send {{\"cmd\": \"show_account\", \"args\": {{\"nr_slot\": 2}}}}.\nAlso here: /healthz /readyz /metrics\n",
-        env!("CARGO_PKG_VERSION"),
-        config.node
-    )
 }
 
 /// Why not is told to those who may read the status.
@@ -307,10 +323,10 @@ fn upgrade(
         .header(CONNECTION, "Upgrade")
         .header(UPGRADE, "websocket")
         .header(SEC_WEBSOCKET_ACCEPT, accept)
-        .body(Full::default());
+        .body(Body::Left(Full::default()));
     response.unwrap_or_else(|e| {
         warn!("handshake: {e}");
-        Response::default()
+        Response::new(Body::Left(Full::default()))
     })
 }
 
@@ -319,7 +335,7 @@ fn text(status: StatusCode, body: String) -> Reply {
 }
 
 fn respond(status: StatusCode, kind: &'static str, body: String) -> Reply {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Body::Left(Full::new(Bytes::from(body))));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response

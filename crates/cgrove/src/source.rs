@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cgrove_core::desired::Desired;
 use cgrove_core::document;
+use cgrove_core::event::Kind;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -169,6 +170,8 @@ impl Intake {
             let rest =
                 if self.in_force.borrow().is_some() { "the one before stays in force" } else { "none is in force" };
             warn!(document_version = version, "document refused, {rest}: {error}");
+            let text = format!("document version {version} refused, {rest}: {error}");
+            self.board.journal.tell([crate::events::News::new(Kind::DocumentRefused, text)]);
         }
     }
 

@@ -1,13 +1,14 @@
 //! What the daemon knows about itself: written by its tasks, read by `get_status`, `/readyz` and `/metrics`.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cgrove_core::plan::{Guard, Note};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use serde::Serialize;
 
 use crate::confine::Confinement;
-
+use crate::events::Journal;
 use crate::pulse::Pulses;
 
 /// The status document. Field names are part of `get_status`.
@@ -143,6 +144,8 @@ pub(crate) struct StoreStatus {
     pub(crate) kind: &'static str,
     pub(crate) connected: bool,
     pub(crate) written_total: u64,
+    /// Slots that it does not have yet.
+    pub(crate) waiting: usize,
     /// Slots written again after the store had lost or missed them.
     pub(crate) replayed_total: u64,
     /// Another node that writes under the same prefix; our slots stay in memory meanwhile.
@@ -158,17 +161,49 @@ pub(crate) struct ServerStatus {
     pub(crate) connections: usize,
     pub(crate) refused_total: u64,
     pub(crate) requests_total: u64,
+    pub(crate) subscriptions: usize,
+    /// Slots that slow subscribers missed.
+    pub(crate) dropped_total: u64,
+}
+
+/// How long things take, for /metrics.
+#[derive(Debug)]
+pub(crate) struct Timings {
+    pub(crate) tick: Histogram,
+    pub(crate) reconcile: Histogram,
+    pub(crate) store: Histogram,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        // From a tenth of a millisecond to half a minute.
+        let histogram = || Histogram::new(exponential_buckets(0.0001, 3.0, 12));
+        Self { tick: histogram(), reconcile: histogram(), store: histogram() }
+    }
 }
 
 /// The one copy of the status. The sampler's part has a lock of its own, so that it waits for nobody's copying.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Board {
+    /// What happened; it outlives the daemon of one configuration.
+    pub(crate) journal: Arc<Journal>,
     pub(crate) pulses: Pulses,
+    pub(crate) timings: Timings,
     status: Mutex<Status>,
     usage: Mutex<UsageStatus>,
 }
 
 impl Board {
+    pub(crate) fn new(journal: Arc<Journal>) -> Self {
+        Self {
+            journal,
+            pulses: Pulses::default(),
+            timings: Timings::default(),
+            status: Mutex::default(),
+            usage: Mutex::default(),
+        }
+    }
+
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         let out = change(&mut status);

@@ -15,9 +15,10 @@ use rustix::thread::CapabilitySet;
 
 use super::redis::redis;
 use super::server::server;
+use super::usage::{events, metrics, usage};
 use crate::raw::{Raw, RawAuth, RawCgroup, RawCpu, RawRule, RawZooKeeper};
-use crate::values::{Bad, bytes, client_tls, duration, secret_file};
-use crate::{Auth, Cgroup, Config, Secret, SourceKind, StoreKind, TaskRule, Tasks, Tree, Usage, ZooKeeper};
+use crate::values::{Bad, client_tls, duration, secret_file};
+use crate::{Auth, Cgroup, Config, Secret, SourceKind, TaskRule, Tasks, Tree, ZooKeeper};
 
 pub(crate) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     let hostname = || nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok());
@@ -57,16 +58,8 @@ pub(crate) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
     }
     let rules = rules(raw.tasks.rules)?;
     let (redis, wanted) = redis(raw.redis, &node, base)?;
-    let store = match (raw.usage.store.as_deref(), wanted) {
-        (Some("redis"), _) | (None, true) => StoreKind::Redis,
-        (Some("memory"), _) | (None, false) => StoreKind::Memory,
-        (Some(other), _) => return Err(("usage.store", format!("{other:?} is not one of \"memory\", \"redis\""))),
-    };
-    let keep = duration("usage.keep", raw.usage.keep, Duration::from_secs(300), Duration::from_secs(1))?;
-    let memory = match raw.usage.memory.map(|m| m.list().concat()) {
-        None => 64 << 20,
-        Some(text) => bytes(&text).ok_or(("usage.memory", format!("{text:?} is not a size such as \"64M\"")))?,
-    };
+    let usage = usage(raw.usage, wanted)?;
+    let events = events(raw.events)?;
     let mut keep_capabilities = CapabilitySet::empty();
     for name in &raw.keep_capabilities {
         let capability = CapabilitySet::from_name(name.strip_prefix("CAP_").unwrap_or(name));
@@ -87,7 +80,9 @@ pub(crate) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         zookeeper,
         cgroup,
         tasks,
-        usage: Usage { store, keep, memory },
+        usage,
+        events,
+        metrics: metrics(raw.metrics),
         redis,
         server,
         demo: raw.demo,

@@ -6,6 +6,7 @@ mod names;
 mod raw;
 mod redis;
 mod server;
+mod usage;
 mod values;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use rustix::thread::CapabilitySet;
 pub use self::redis::{Redis, Sentinels};
 pub use load::{ConfigError, environment, load, parse, standard};
 pub use server::{Address, Roles, Server, Tls, check_reach};
+pub use usage::{Events, Metrics, Resource, StoreKind, Threshold, Usage};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/cgrove/cgrove.toml";
@@ -36,6 +38,8 @@ pub struct Config {
     pub cgroup: Cgroup,
     pub tasks: Tasks,
     pub usage: Usage,
+    pub events: Events,
+    pub metrics: Metrics,
     pub redis: Redis,
     pub server: Server,
     /// `demo = true`: a small busy process to look at, which ends with the daemon.
@@ -162,19 +166,6 @@ pub struct TaskRule {
     /// A group's name or path; `None` leaves what matches where it is.
     pub group: Option<String>,
     pub criteria: Criteria,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    Memory,
-    Redis,
-}
-
-#[derive(Debug, Clone)]
-pub struct Usage {
-    pub store: StoreKind,
-    pub keep: Duration,
-    pub memory: usize,
 }
 
 impl Config {

@@ -17,6 +17,8 @@ pub(crate) struct Raw {
     pub(crate) cpu: RawCpu,
     pub(crate) tasks: RawTasks,
     pub(crate) usage: RawUsage,
+    pub(crate) events: RawEvents,
+    pub(crate) metrics: RawMetrics,
     pub(crate) redis: RawRedis,
     pub(crate) server: RawServer,
 }
@@ -95,6 +97,20 @@ pub(crate) struct RawUsage {
     pub(crate) store: Option<String>,
     pub(crate) keep: Option<String>,
     pub(crate) memory: Option<OneOrMany>,
+    pub(crate) collect: Option<OneOrMany>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawEvents {
+    pub(crate) keep: Option<usize>,
+    pub(crate) pressure: Option<Vec<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawMetrics {
+    pub(crate) groups: Option<usize>,
 }
 
 #[derive(Default, Deserialize)]

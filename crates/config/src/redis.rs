@@ -15,6 +15,8 @@ pub struct Redis {
     pub cluster: bool,
     pub password: Option<Secret>,
     pub prefix: String,
+    /// The prefix with `{node}` in it, where it was written so.
+    pub pattern: Option<String>,
     pub tls: Option<ClientTls>,
 }
 
@@ -53,12 +55,14 @@ pub(crate) fn redis(raw: RawRedis, node: &str, base: &Path) -> Result<(Redis, bo
     {
         return Err(("redis.url", format!("not of the form {FORM} ({:?})", e.kind())));
     }
-    let prefix = raw.prefix.unwrap_or_else(|| "cgroup_arch".into()).replace("{node}", node);
+    let pattern = raw.prefix.unwrap_or_else(|| "cgroup_arch".into());
+    let pattern = pattern.trim_end_matches('/').to_owned();
     let redis = Redis {
         sentinels,
         cluster: raw.cluster,
         password: raw.password_file.map(|p| secret_file(base, &p)),
-        prefix: prefix.trim_end_matches('/').to_owned(),
+        prefix: pattern.replace("{node}", node),
+        pattern: pattern.contains("{node}").then_some(pattern),
         tls: client_tls("redis.tls_ca", [raw.tls_ca, raw.tls_certificate, raw.tls_key], base)?,
         url,
     };

@@ -7,6 +7,7 @@ pub mod knobs;
 
 pub mod desired;
 pub mod document;
+pub mod event;
 
 pub mod actual;
 pub mod plan;

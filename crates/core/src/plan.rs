@@ -1,5 +1,6 @@
 //! The plan: what turns actual into desired, as data. Printed, compared, serialised; executed elsewhere.
 
+mod compare;
 mod diff;
 mod group;
 mod guard;
@@ -15,6 +16,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+pub use compare::{Compared, compare};
 pub use diff::{files_to_read, plan};
 pub use guard::Guard;
 pub use protect::{Protected, is_container, is_others, unit_of};

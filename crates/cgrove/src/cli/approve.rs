@@ -1,7 +1,7 @@
 //! `cgrove approve`
 
 use super::args::Args;
-use super::{document, query};
+use super::{document, status};
 use crate::approvals;
 use crate::exit::Exit;
 use crate::term;
@@ -16,7 +16,7 @@ pub(super) fn run(args: &Args, digest: &str) -> Result<u8, Exit> {
         return Err(Exit::permission("only root may approve removals; use sudo".into()));
     }
     // A daemon that runs knows what it holds; a slip of the hand is caught here.
-    if let Ok(status) = query::fetch_status(&config) {
+    if let Ok(status) = status::fetch(&config) {
         let older = status["refused"]["approve"].as_str();
         match status["plan"]["guard"]["digest"].as_str() {
             _ if older == Some(&digest) => {}

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::client::Whom;
 use cgrove_config::DEFAULT_PATH;
 
 /// Declarative cgroups for compute nodes: one tree in ZooKeeper, made true and measured on every node.
@@ -71,6 +72,57 @@ pub(crate) enum Origin {
     Host,
 }
 
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UsageArgs {
+    /// How many slots to ask for; the table shows rates over them
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub(super) slots: u64,
+    /// Go on, one table a second
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Only this group and what is below it
+    #[arg(long, value_name = "PATH")]
+    pub(super) group: Option<String>,
+    /// Only so many levels below it; 0 is the group alone
+    #[arg(long, value_name = "LEVELS")]
+    pub(super) depth: Option<u64>,
+    /// Another node's, out of the Redis that it and the daemon share
+    #[arg(long, value_name = "NAME")]
+    pub(super) node: Option<String>,
+    #[command(flatten)]
+    pub(super) whom: Whom,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EventsArgs {
+    /// Go on
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// How many of those that were
+    #[arg(long, short = 'n', default_value_t = 20, value_name = "N")]
+    pub(super) number: u64,
+    /// Only of this group and what is below it
+    #[arg(long, value_name = "PATH")]
+    pub(super) group: Option<String>,
+    /// Only of these kinds, joined by commas
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    pub(super) kinds: Vec<String>,
+    #[command(flatten)]
+    pub(super) whom: Whom,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TopArgs {
+    /// Begin with this sorted first
+    #[arg(long, value_enum, default_value_t = super::top::Column::Cpu)]
+    pub(super) sort: super::top::Column,
+    /// Begin with all groups in one list
+    #[arg(long)]
+    pub(super) flat: bool,
+    #[command(flatten)]
+    pub(super) whom: Whom,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon in the foreground
@@ -133,21 +185,26 @@ pub(crate) enum Command {
         pids: Vec<i32>,
     },
     /// Show the daemon's state
-    Status,
-    /// Show the kernel's tree with its knobs
-    Tree,
-    /// Show what groups use
-    Usage {
-        /// How many slots to ask for; the table shows rates over them
-        #[arg(long, default_value_t = 2, value_name = "N")]
-        slots: u64,
-        /// Go on, one table a second
+    Status {
+        /// Go on, whenever something changed
         #[arg(long)]
         follow: bool,
-        /// Only this group and what is below it
-        #[arg(long, value_name = "PATH")]
-        group: Option<String>,
+        #[command(flatten)]
+        whom: Whom,
     },
+    /// Show the kernel's tree with its knobs
+    Tree {
+        /// Go on, whenever something changed
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Show what groups use
+    Usage(UsageArgs),
+    /// Show what happened to groups: drift, failures, OOM kills, and more
+    Events(EventsArgs),
+    /// Watch groups in the terminal: what they use, their knobs, processes and events
+    #[command(after_help = "Keys are listed by `?`.")]
+    Top(TopArgs),
     /// Write a document in the other form, and say what changes its meaning
     Convert {
         tree: Option<String>,

@@ -26,11 +26,30 @@ struct Node {
     processes: BTreeSet<i32>,
 }
 
-pub(super) fn run(args: &Args) -> Result<u8, Exit> {
+/// How often the kernel is looked at by `--follow`.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
+pub(super) fn run(args: &Args, follow: bool) -> Result<u8, Exit> {
     let config = document::load(args)?;
-    let desired = document::in_force(&config)?;
-    let engine::Scenery { host, actual, .. } = engine::observe(&config, &desired)?;
-    let nodes = merge(&config, &host, &desired, &actual);
+    let mut last = String::new();
+    loop {
+        let shown = show(args, &config)?;
+        if shown != last && !term::out(&shown) {
+            return Ok(0);
+        }
+        if !follow {
+            return Ok(0);
+        }
+        last = shown;
+        #[allow(clippy::disallowed_methods, reason = "a foreground command that only waits")]
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn show(args: &Args, config: &Config) -> Result<String, Exit> {
+    let desired = document::in_force(config)?;
+    let engine::Scenery { host, actual, .. } = engine::observe(config, &desired)?;
+    let nodes = merge(config, &host, &desired, &actual);
     if args.global.json() {
         let list: Vec<_> = nodes
             .iter()
@@ -39,11 +58,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Exit> {
                         "knobs": n.knobs, "processes": n.processes })
             })
             .collect();
-        term::out(&json!({ "parent": config.parent_shown(), "groups": list }).to_string());
-    } else {
-        term::out(&render(&config.parent_shown(), &nodes, Paint::stdout()));
+        return Ok(json!({ "parent": config.parent_shown(), "groups": list }).to_string());
     }
-    Ok(0)
+    Ok(render(&config.parent_shown(), &nodes, Paint::stdout()))
 }
 
 fn merge(

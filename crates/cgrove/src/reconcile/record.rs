@@ -1,14 +1,19 @@
 //! What a round did: into the log, and onto the board.
 
+use std::sync::Arc;
+
 use cgrove_cgroupfs::Fault;
 use cgrove_cgroupfs::apply::Outcome;
 use cgrove_cgroupfs::attach::Move;
+use cgrove_core::event::Kind;
+use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Op};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Event, MOST_LINES, Reconciler};
 use crate::engine::Round;
+use crate::events::News;
 use crate::status::{Failure, Held, now};
 use crate::tasks::{self, Synced};
 
@@ -19,6 +24,7 @@ impl Reconciler {
 
     pub(super) fn record(&mut self, event: Event, round: Round) {
         let mut failures = Vec::new();
+        let mut repaired = Vec::new();
         let mut done = 0;
         for (action, outcome) in &round.outcomes {
             match outcome {
@@ -27,6 +33,7 @@ impl Reconciler {
                     let (hierarchy, group, knob) = (&action.hierarchy, action.group.as_str(), knob(action));
                     let kept = kept.as_ref().map(|k| format!("; the kernel made it {k}")).unwrap_or_default();
                     info!(hierarchy, group, knob, document_version = self.version(), "{}{kept}", verb(action));
+                    repaired.push(told(Kind::DriftRepaired, action, format!("{}{kept}", verb(action))));
                 }
                 Outcome::AlreadySo => {}
                 // The group went away meanwhile: look again.
@@ -44,6 +51,12 @@ impl Reconciler {
         for f in failures.iter().filter(|f| !self.known_failures.contains(f)) {
             let (hierarchy, group, knob) = (&f.hierarchy, &f.group, f.knob.as_deref());
             warn!(hierarchy, group, knob, errno = f.errno, document_version = self.version(), "{}", f.error);
+            self.board.journal.tell([News {
+                group: GroupPath::parse(group).ok(),
+                hierarchy: Some(hierarchy.clone()).filter(|h| !h.is_empty()),
+                knob: f.knob.clone(),
+                ..News::new(Kind::ActionFailed, f.error.clone())
+            }]);
         }
         let held: Vec<Held> = round
             .plan
@@ -69,16 +82,35 @@ impl Reconciler {
         });
         if let Some(guard) = round.plan.guard.as_ref().filter(|g| !g.approved && !known) {
             error!("removals held: {}; `cgrove approve {}` lets them go", guard.why, guard.digest);
+            let text = format!("{}; cgrove approve {}", guard.why, guard.digest);
+            self.board.journal.tell([News::new(Kind::RemovalsHeld, text)]);
         }
         if !round.plan.is_empty() {
             info!(?event, actions = round.plan.actions.len(), done, failed = failures.len(), "reconciled");
+        }
+        if event == Event::Document && !round.plan.is_empty() {
+            let version = self.version().unwrap_or_default();
+            let text = format!("document version {version}: {done} actions done, {} failed", failures.len());
+            self.board.journal.tell([News { count: Some(done), ..News::new(Kind::PlanApplied, text) }]);
+        } else if matches!(event, Event::Drift | Event::Resync) {
+            let more = repaired.len().saturating_sub(MOST_LINES);
+            repaired.truncate(MOST_LINES);
+            if more > 0 {
+                repaired.push(News {
+                    count: Some(more as u64),
+                    ..News::new(Kind::DriftRepaired, format!("and {more} more"))
+                });
+            }
+            self.board.journal.tell(repaired);
         }
         let failed = !failures.is_empty();
         self.known_failures = failures;
         self.record_tasks(&round.tasks);
         self.last_tasks = Instant::now();
         self.next_tasks = self.last_tasks + self.config.tasks.interval;
-        let watched = self.watch.as_mut().map(|(watch, _)| watch.set(round.directories));
+        let directories = round.places.iter().map(|place| place.dir.clone());
+        let watched = self.watch.as_mut().map(|(watch, _)| watch.set(directories));
+        self.ears.send_replace(Arc::new(round.places));
         // What happened in a directory before it was watched is seen by looking once more.
         self.dirty |= watched.is_some_and(|w| w.added > 0);
         self.schedule(failed, watched.map_or(1, |w| w.missed));
@@ -135,6 +167,15 @@ fn verb(action: &Action) -> String {
         Op::Write(w) => format!("{} = {}", w.file, w.to.join(", ")),
         Op::Forget { file } => format!("{file} is no longer ours"),
         Op::Remove => "removed".into(),
+    }
+}
+
+fn told(kind: Kind, action: &Action, text: String) -> News {
+    News {
+        group: Some(action.group.clone()),
+        hierarchy: Some(action.hierarchy.clone()),
+        knob: knob(action).map(str::to_owned),
+        ..News::new(kind, text)
     }
 }
 

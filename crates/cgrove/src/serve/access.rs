@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use hyper::HeaderMap;
-use hyper::header::{HOST, ORIGIN, UPGRADE};
+use hyper::header::{ACCEPT, HOST, ORIGIN, UPGRADE};
 
 use super::port::Ends;
 use super::tokens::{self, Tokens};
@@ -79,6 +79,12 @@ fn host_allowed(config: &Config, host: &str) -> bool {
 /// Does the request ask for a WebSocket?
 pub(super) fn wants_websocket(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).and_then(|u| u.to_str().ok()).is_some_and(|u| u.eq_ignore_ascii_case("websocket"))
+}
+
+/// Does Prometheus, or promtool, ask for the text format of before OpenMetrics?
+pub(super) fn wants_classic_metrics(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+    accept.contains("text/plain") && !accept.contains("application/openmetrics-text")
 }
 
 #[cfg(test)]

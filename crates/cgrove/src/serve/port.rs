@@ -21,6 +21,10 @@ use tracing::warn;
 use super::tls::Certificates;
 use cgrove_config::Address;
 
+/// What a client that does not read costs in the kernel. With more, the kernel would also tell of room so seldom that a
+/// slow but steady reader looked like one that takes nothing.
+const SEND_BUFFER: usize = 256 << 10;
+
 /// Who may use the unix socket beside root.
 pub(crate) const GROUP: &str = "cgrove";
 /// A TLS connection begins with a record of this type: handshake (RFC 8446, 5.1).
@@ -158,7 +162,9 @@ impl Listener {
                 // A peer that lost power says nothing; the kernel finds out.
                 let alive =
                     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
-                let _ = SockRef::from(&stream).set_tcp_keepalive(&alive);
+                let socket = SockRef::from(&stream);
+                let _ = socket.set_tcp_keepalive(&alive);
+                let _ = socket.set_send_buffer_size(SEND_BUFFER);
                 let local = stream.local_addr().ok();
                 Ok((Raw::Tcp(stream), Ends { peer: Some(peer), local, tls: false, certified: false }))
             }

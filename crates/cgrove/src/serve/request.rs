@@ -1,38 +1,81 @@
-//! Requests and replies. Stored bytes are spliced into replies, never parsed, unless a subtree is asked for.
+//! Requests and replies, the same over WebSocket and HTTP.
 
 use bytes::Bytes;
+use cgrove_core::event::Filter;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::request::{Request, Slots};
-use cgrove_core::usage::narrow;
+use cgrove_core::request::{Asked, Request, Topic};
 use serde_json::{Value, json};
 
-use super::Library;
+use super::group::get_group;
+use super::slots::Range;
+use super::{Library, Pieces};
 use cgrove_config::Roles;
 
-/// Most bytes that one request may bring in from Redis.
-const LARGEST: usize = 128 << 20;
+/// Events in a reply, unless the client says how many.
+const EVENTS: usize = 100;
 
-/// A reply in pieces, sent one after the other as one JSON text.
-pub(super) type Pieces = Vec<Bytes>;
-
-/// Answers one request. Whatever is wrong becomes `{"error": ...}`.
-pub(super) async fn answer(library: &Library, roles: Roles, message: &str) -> Pieces {
-    match dispatch(library, roles, message).await {
-        Ok(pieces) => pieces,
-        Err(error) => vec![Bytes::from(json!({ "error": error }).to_string())],
-    }
+/// What a request comes to.
+pub(super) enum Reply {
+    Whole(Pieces),
+    /// Too long to be had at once.
+    Slots(Range),
+    /// Only a WebSocket can do it.
+    Subscribe(Topic),
+    Unsubscribe(cgrove_core::request::TopicName),
 }
 
-async fn dispatch(library: &Library, roles: Roles, message: &str) -> Result<Pieces, String> {
-    match Request::parse(message)? {
-        Request::ShowAccount { .. } | Request::ListGroups { .. } if !roles.usage => Err(lacks("usage")),
-        Request::GetConf | Request::GetStatus if !roles.conf => Err(lacks("conf")),
-        Request::ShowAccount { slots, group } => show_account(library, slots, group).await,
-        Request::GetConf => get_conf(library),
-        Request::GetStatus => {
-            Ok(vec![Bytes::from(serde_json::to_vec(&library.board.snapshot()).map_err(|e| e.to_string())?)])
+/// Answers one message. Whatever is wrong becomes `{"error": ...}`; the client's mark is part of every reply.
+pub(super) async fn answer(library: &Library, roles: Roles, asked: Asked) -> Reply {
+    let Asked { id, request } = asked;
+    let answered = match request {
+        Ok(request) => dispatch(library, roles, request, id.as_ref()).await,
+        Err(error) => Err(error),
+    };
+    answered.unwrap_or_else(|error| {
+        let body = json!({ "error": error }).to_string();
+        Reply::Whole(vec![head(id.as_ref()), Bytes::from(body.get(1..).unwrap_or_default().to_owned())])
+    })
+}
+
+/// `{`, or `{"id":7,`.
+fn head(id: Option<&Value>) -> Bytes {
+    Bytes::from(id.map_or("{".to_owned(), |id| format!("{{\"id\":{id},")))
+}
+
+/// A JSON object that begins with the client's mark.
+fn object(id: Option<&Value>, body: &Value) -> Reply {
+    Reply::Whole(vec![head(id), Bytes::from(body.to_string().split_off(1))])
+}
+
+async fn dispatch(library: &Library, roles: Roles, request: Request, id: Option<&Value>) -> Result<Reply, String> {
+    let status = |topic: &Topic| *topic == Topic::Status;
+    match &request {
+        Request::GetConf | Request::GetStatus | Request::GetGroup { .. } if !roles.conf => return Err(lacks("conf")),
+        Request::Subscribe(topic) if status(topic) && !roles.conf => return Err(lacks("conf")),
+        Request::Subscribe(topic) if !status(topic) && !roles.usage => return Err(lacks("usage")),
+        Request::ShowAccount { .. } | Request::ListGroups { .. } | Request::GetEvents { .. } if !roles.usage => {
+            return Err(lacks("usage"));
         }
-        Request::ListGroups { group } => Ok(list_groups(library, group.as_ref())),
+        _ => {}
+    }
+    match request {
+        Request::ShowAccount { slots, view, node } => {
+            let head = id.map_or("{".to_owned(), |id| format!("{{\"id\":{id}"));
+            Range::new(library, slots, view, node, head).await.map(Reply::Slots)
+        }
+        Request::GetConf => get_conf(library, id).map(Reply::Whole),
+        Request::GetStatus => {
+            let status = serde_json::to_vec(&library.board.snapshot()).map_err(|e| e.to_string())?;
+            Ok(Reply::Whole(vec![head(id), Bytes::from(status).slice(1..)]))
+        }
+        Request::ListGroups { group } => Ok(object(id, &list_groups(library, group.as_ref()))),
+        Request::GetGroup { group } => Ok(object(id, &get_group(library, &group).await?)),
+        Request::GetEvents { filter, after, nr } => {
+            let most = nr.map_or(EVENTS, |n| usize::try_from(n).unwrap_or(usize::MAX));
+            Ok(object(id, &events(library, &filter, after.unwrap_or(0), most)))
+        }
+        Request::Subscribe(topic) => Ok(Reply::Subscribe(topic)),
+        Request::Unsubscribe(topic) => Ok(Reply::Unsubscribe(topic)),
     }
 }
 
@@ -41,42 +84,8 @@ pub(super) fn lacks(role: &str) -> String {
     format!("this needs the role {role:?}, which the token or certificate of this client does not have")
 }
 
-/// Slots of a range, both ends included; slots without data are left out.
-async fn show_account(library: &Library, slots: Slots, group: Option<GroupPath>) -> Result<Pieces, String> {
-    let keep = library.config.usage.keep.as_secs();
-    let (start, end) = slots.within(library.ring.newest(), crate::status::now(), keep);
-    let mut slots = library.ring.range(start, end);
-    if let Some(redis) = &library.redis {
-        let missing: Vec<u64> = (start..=end).filter(|slot| !slots.contains_key(slot)).collect();
-        if !missing.is_empty() {
-            let _turn = library.wide.acquire().await;
-            let found = redis.fetch(&missing, LARGEST).await;
-            slots.extend(
-                found.ok_or_else(|| {
-                    format!("more than {} MiB from Redis: ask for fewer slots at a time", LARGEST >> 20)
-                })?,
-            );
-        }
-    }
-    if let Some(group) = group {
-        let _turn = library.wide.acquire().await;
-        let cut = |(slot, bytes): (u64, Bytes)| Some((slot, Bytes::from(narrow(&bytes, &group)?)));
-        slots = tokio::task::block_in_place(|| slots.into_iter().filter_map(cut).collect());
-    }
-    let mut pieces = Vec::with_capacity(slots.len() * 2 + 1);
-    let mut head = String::from("{");
-    for (slot, bytes) in slots {
-        head.push_str(&format!("\"{slot}\":"));
-        pieces.push(Bytes::from(std::mem::take(&mut head)));
-        pieces.push(bytes);
-        head.push(',');
-    }
-    pieces.push(Bytes::from_static(if pieces.is_empty() { b"{}" } else { b"}" }));
-    Ok(pieces)
-}
-
 /// The document in force with its own version; its text is spliced in.
-fn get_conf(library: &Library) -> Result<Pieces, String> {
+fn get_conf(library: &Library, id: Option<&Value>) -> Result<Pieces, String> {
     let document = library.document.borrow().clone();
     let document = document.ok_or_else(|| {
         let status = library.board.snapshot();
@@ -87,11 +96,11 @@ fn get_conf(library: &Library) -> Result<Pieces, String> {
             .unwrap_or_else(|| "the source has not answered yet".into());
         format!("no document is in force: {why}")
     })?;
-    let head = Bytes::from(format!("{{\"version\":{},\"value\":", document.version));
-    Ok(vec![head, document.bytes.clone(), Bytes::from_static(b"}")])
+    let version = Bytes::from(format!("\"version\":{},\"value\":", document.version));
+    Ok(vec![head(id), version, document.bytes.clone(), Bytes::from_static(b"}")])
 }
 
-fn list_groups(library: &Library, below: Option<&GroupPath>) -> Pieces {
+fn list_groups(library: &Library, below: Option<&GroupPath>) -> Value {
     let document = library.document.borrow().clone();
     let counts = library.board.snapshot().tasks.groups;
     let groups: Vec<Value> = document
@@ -104,5 +113,13 @@ fn list_groups(library: &Library, below: Option<&GroupPath>) -> Pieces {
             json!({ "path": path.as_str(), "controllers": controllers, "processes": processes })
         })
         .collect();
-    vec![Bytes::from(json!({ "groups": groups }).to_string())]
+    json!({ "groups": groups })
+}
+
+/// The newest events, oldest first, and the number to go on from.
+fn events(library: &Library, filter: &Filter, after: u64, most: usize) -> Value {
+    let newest = *library.board.journal.follow().borrow();
+    let events = library.board.journal.newest(filter, after, most);
+    let events: Vec<&cgrove_core::event::Event> = events.iter().map(AsRef::as_ref).collect();
+    json!({ "newest": newest, "events": events })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use cgrove_core::request::Asked;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::SemaphorePermit;
@@ -15,8 +16,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tracing::debug;
 
+use super::Library;
 use super::port::Ends;
-use super::{Library, request};
+use super::request::{self, Reply};
+use super::subscriptions::{Due, Subscriptions};
 use cgrove_config::Roles;
 
 /// Longest request.
@@ -36,14 +39,32 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
         .max_message_size(Some(LARGEST))
         .max_frame_size(Some(LARGEST));
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-    while let Some(message) = socket.next().await {
-        let pieces = match message {
+    let mut subscriptions = Subscriptions::new(library.clone());
+    loop {
+        let message = tokio::select! {
+            message = socket.next() => message,
+            due = subscriptions.due() => {
+                if let Err(why) = tell(&mut socket, &mut subscriptions, due, &library).await {
+                    debug!(peer = %ends, "websocket: {why}");
+                    break;
+                }
+                continue;
+            }
+        };
+        let Some(message) = message else { break };
+        let reply = match message {
             Ok(Message::Text(text)) => {
                 library.board.update(|s| s.server.requests_total += 1);
-                request::answer(&library, roles, &text).await
+                let asked = Asked::parse(&text);
+                let id = asked.id.clone();
+                match request::answer(&library, roles, asked).await {
+                    Reply::Subscribe(topic) => Reply::Whole(subscriptions.add(topic, id)),
+                    Reply::Unsubscribe(topic) => Reply::Whole(subscriptions.remove(topic, id.as_ref())),
+                    reply => reply,
+                }
             }
             Ok(Message::Binary(_)) => {
-                vec![Bytes::from_static(br#"{"error":"requests are text messages, not binary ones"}"#)]
+                Reply::Whole(vec![Bytes::from_static(br#"{"error":"requests are text messages, not binary ones"}"#)])
             }
             Ok(Message::Close(_)) => {
                 // The answer to it is queued by the library; without a flush the client sees an abnormal end.
@@ -61,22 +82,45 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
                 break;
             }
         };
-        if let Err(why) = send(&mut socket, pieces, &library).await {
+        if let Err(why) = send(&mut socket, reply, &library).await {
             debug!(peer = %ends, "websocket: {why}");
             break;
         }
     }
 }
 
-/// Sends the pieces as one text message. Together, all clients' replies under way stay within a bound.
-async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<S>,
-    pieces: Vec<Bytes>,
+    subscriptions: &mut Subscriptions,
+    due: Due,
     library: &Library,
 ) -> Result<(), String> {
+    for pieces in subscriptions.tell(due).await {
+        send(socket, Reply::Whole(pieces), library).await?;
+    }
+    Ok(())
+}
+
+/// Sends a reply as one text message. Together, all clients' replies under way stay within a bound.
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    reply: Reply,
+    library: &Library,
+) -> Result<(), String> {
+    let (pieces, mut more) = match reply {
+        Reply::Whole(pieces) => (pieces, None),
+        Reply::Slots(mut range) => (range.next(library).await.unwrap_or_default(), Some(range)),
+        Reply::Subscribe(_) | Reply::Unsubscribe(_) => return Ok(()),
+    };
     let mut frames = Frames(pieces.into());
     let mut first = true;
     while let Some(payload) = frames.next() {
+        if frames.0.is_empty()
+            && let Some(range) = &mut more
+            && let Some(pieces) = range.next(library).await
+        {
+            frames.0.extend(pieces);
+        }
         let last = frames.0.is_empty();
         let permit = permit(&payload, library);
         let _permit = tokio::time::timeout(SLOW, permit).await.map_err(|_| "too many replies under way".to_owned())?;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cgrove_core::event::Event;
+use redis::streams::StreamMaxlen;
 use redis::{Cmd, ExistenceCheck, RedisError, RedisResult, SetExpiry, SetOptions, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -23,6 +25,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const BATCH: usize = 16;
 /// Bytes in one pipeline: a slow link must get it through in time.
 const BATCH_BYTES: usize = 2 << 20;
+/// Events in one pipeline.
+const EVENTS: usize = 200;
 /// A node's claim on its prefix.
 const CLAIM: Duration = Duration::from_secs(15);
 
@@ -48,6 +52,10 @@ impl Redis {
 
     fn key(&self, slot: u64) -> String {
         format!("{}/account/{slot}", self.config.redis.prefix)
+    }
+
+    fn events_key(&self) -> String {
+        format!("{}/events", self.config.redis.prefix)
     }
 
     fn owner_key(&self) -> String {
@@ -88,15 +96,45 @@ impl Redis {
         self.ask(commands).await?.into_iter().map(Value::extract_error).collect()
     }
 
-    /// The stored bytes of these slots, where they exist and are this node's; within `budget` bytes, or `None`.
-    /// Redis being away costs what only it has, not the answer.
-    pub(crate) async fn fetch(&self, slots: &[u64], mut budget: usize) -> Option<Vec<(u64, Bytes)>> {
-        let mut out = Vec::new();
-        if !self.claimed.load(Ordering::Relaxed) {
-            return Some(out);
-        }
+    /// The prefix of another node's keys, where each node has its own.
+    fn prefix_of(&self, node: &str) -> Option<String> {
+        Some(self.config.redis.pattern.as_ref()?.replace("{node}", node))
+    }
+
+    /// The newest slot that another node stored, of the last `keep` seconds. An error is for the client.
+    pub(crate) async fn newest_of(&self, node: &str, keep: u64) -> Result<Option<u64>, String> {
+        let prefix = self.prefix_of(node).ok_or(
+            "this node's redis.prefix has no {node} in it, so other nodes' keys are not known; see redis.prefix",
+        )?;
+        let now = now();
+        let slots: Vec<u64> = ((now + 2).saturating_sub(keep)..=now + 1).rev().collect();
         for chunk in slots.chunks(BATCH) {
-            let gets: Vec<Cmd> = chunk.iter().map(|slot| Cmd::get(self.key(*slot))).collect();
+            let questions: Vec<Cmd> =
+                chunk.iter().map(|slot| Cmd::exists(format!("{prefix}/account/{slot}"))).collect();
+            let there = self.query(&questions).await.map_err(|e| format!("redis: {e}"))?;
+            if let Some(at) = there.iter().position(|v| matches!(v, Value::Int(1))) {
+                return Ok(chunk.get(at).copied());
+            }
+        }
+        Ok(None)
+    }
+
+    /// The stored bytes of these slots, where they exist; within `budget` bytes, or `None`. They are this node's, unless
+    /// another's were asked for. Redis being away costs what only it has, not the answer.
+    pub(crate) async fn fetch(
+        &self,
+        node: Option<&str>,
+        slots: &[u64],
+        mut budget: usize,
+    ) -> Option<Vec<(u64, Bytes)>> {
+        let mut out = Vec::new();
+        let prefix = match node {
+            Some(node) => self.prefix_of(node),
+            None => self.claimed.load(Ordering::Relaxed).then(|| self.config.redis.prefix.clone()),
+        };
+        let Some(prefix) = prefix else { return Some(out) };
+        for chunk in slots.chunks(BATCH) {
+            let gets: Vec<Cmd> = chunk.iter().map(|slot| Cmd::get(format!("{prefix}/account/{slot}"))).collect();
             let Ok(values) = self.ask(&gets).await else { break };
             // What is no string, or no JSON object, is not ours; it would spoil the answer that it is put into.
             let values = values.into_iter().map(|v| redis::from_redis_value::<Option<Vec<u8>>>(v).ok().flatten());
@@ -125,6 +163,17 @@ impl Redis {
             Cmd::set_ex(self.key(*slot), &bytes[..], left)
         };
         self.query(&slots.iter().map(set).collect::<Vec<_>>()).await.map(drop)
+    }
+
+    /// Adds events to the stream, which keeps about so many as the journal.
+    async fn tell(&self, events: &[Arc<Event>]) -> Result<(), RedisError> {
+        let key = self.events_key();
+        let add = |event: &Arc<Event>| {
+            let json = serde_json::to_string(&**event).unwrap_or_default();
+            let cap = StreamMaxlen::Approx(self.config.events.keep);
+            Cmd::xadd_maxlen(&key, cap, "*", &[("event", json)])
+        };
+        self.query(&events.iter().map(add).collect::<Vec<_>>()).await.map(drop)
     }
 
     /// Claims the prefix for this node, atomically. `Some` is the node that has it.
@@ -213,20 +262,36 @@ impl Writer {
             // After a long outage there is much to write; each batch is progress.
             self.pulse.beat();
             let batch = self.ring.unwritten(BATCH, BATCH_BYTES);
+            let waiting = self.ring.waiting();
+            self.board.update(|s| s.store.waiting = waiting);
             if batch.is_empty() {
                 break;
             }
+            let began = Instant::now();
             self.redis.store(&batch).await?;
+            self.board.timings.store.observe(began.elapsed().as_secs_f64());
             let slots: Vec<u64> = batch.iter().map(|(slot, _)| *slot).collect();
             self.ring.mark(&slots, true);
             self.board.update(|s| s.store.written_total += slots.len() as u64);
         }
+        self.tell_events().await?;
         if !self.connected {
             info!("redis: connected");
         }
         self.connected = true;
         self.board.update(|s| (s.store.connected, s.store.error) = (true, None));
         Ok(())
+    }
+
+    /// Events that came since the last turn, as far as the journal still has them.
+    async fn tell_events(&mut self) -> Result<(), RedisError> {
+        loop {
+            self.pulse.beat();
+            let events = self.board.journal.unwritten(EVENTS);
+            let Some(last) = events.last() else { return Ok(()) };
+            self.redis.tell(&events).await?;
+            self.board.journal.written(last.seq);
+        }
     }
 
     /// After an outage every slot is looked for; otherwise the newest one tells whether Redis was emptied.
@@ -257,6 +322,7 @@ impl Writer {
         }
         self.connected = false;
         self.next_claim = Instant::now();
-        self.board.update(|s| (s.store.connected, s.store.error) = (false, Some(text)));
+        let waiting = self.ring.waiting();
+        self.board.update(|s| (s.store.connected, s.store.error, s.store.waiting) = (false, Some(text), waiting));
     }
 }

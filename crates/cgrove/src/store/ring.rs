@@ -1,10 +1,11 @@
 //! The newest slots in memory, within a budget: answers first, and feeds Redis again after an outage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cgrove_core::ids::GroupPath;
 use tokio::sync::watch;
 
 /// Slots by second. Shared by the sampler, the store and the server.
@@ -23,6 +24,8 @@ struct Inner {
 
 struct Slot {
     bytes: Bytes,
+    /// Groups that were made anew in this second: no rate reaches across it.
+    remade: Vec<GroupPath>,
     /// It is in the outer store, as far as we know.
     written: bool,
 }
@@ -51,10 +54,10 @@ impl Ring {
         self.with(|i| (i.keep, i.budget) = (keep.as_secs(), budget));
     }
 
-    pub(crate) fn push(&self, slot: u64, bytes: Bytes) -> Holding {
+    pub(crate) fn push(&self, slot: u64, bytes: Bytes, remade: Vec<GroupPath>) -> Holding {
         let holding = self.with(|i| {
             i.bytes += bytes.len();
-            if let Some(old) = i.slots.insert(slot, Slot { bytes, written: false }) {
+            if let Some(old) = i.slots.insert(slot, Slot { bytes, remade, written: false }) {
                 i.bytes -= old.bytes.len();
             }
             while let Some(first) = i.slots.first_entry() {
@@ -89,6 +92,14 @@ impl Ring {
         self.with(|i| i.slots.range(first..=last).map(|(slot, s)| (*slot, s.bytes.clone())).collect())
     }
 
+    /// Groups that were made anew in these slots.
+    pub(crate) fn remade(&self, first: u64, last: u64) -> HashSet<GroupPath> {
+        if first > last {
+            return HashSet::new();
+        }
+        self.with(|i| i.slots.range(first..=last).flat_map(|(_, s)| s.remade.iter().cloned()).collect())
+    }
+
     /// The oldest slots that the outer store lacks: at least one, then within both limits.
     pub(crate) fn unwritten(&self, most: usize, most_bytes: usize) -> Vec<(u64, Bytes)> {
         self.with(|i| {
@@ -102,6 +113,11 @@ impl Ring {
             }
             out
         })
+    }
+
+    /// How many slots the outer store lacks.
+    pub(crate) fn waiting(&self) -> usize {
+        self.with(|i| i.slots.values().filter(|s| !s.written).count())
     }
 
     /// Every slot that the outer store should have.
@@ -132,21 +148,21 @@ mod tests {
     fn slots_expire_by_time_and_are_dropped_by_budget() {
         let r = ring(3, 1000);
         for slot in 10..20 {
-            r.push(slot, Bytes::from_static(b"0123456789"));
+            r.push(slot, Bytes::from_static(b"0123456789"), Vec::new());
         }
         assert_eq!(r.range(0, u64::MAX).into_keys().collect::<Vec<_>>(), [17, 18, 19]);
         let r = ring(300, 25);
-        let holding = (10..15).map(|slot| r.push(slot, Bytes::from_static(b"0123456789"))).last().unwrap();
+        let holding = (10..15).map(|slot| r.push(slot, Bytes::from_static(b"0123456789"), Vec::new())).last().unwrap();
         assert_eq!(holding, Holding { slots: 2, bytes: 20, dropped: 3 });
         // One slot larger than the budget is still kept: the newest always answers.
-        assert_eq!(r.push(15, Bytes::from(vec![0; 100])).slots, 1);
+        assert_eq!(r.push(15, Bytes::from(vec![0; 100]), Vec::new()).slots, 1);
     }
 
     #[test]
     fn what_the_store_lacks_is_known() {
         let r = ring(300, 1000);
         for slot in 1..=3 {
-            r.push(slot, Bytes::new());
+            r.push(slot, Bytes::new(), Vec::new());
         }
         r.mark(&[1, 2], true);
         assert_eq!(r.unwritten(10, 0).len(), 1);

@@ -440,3 +440,28 @@ fn a_burst_shrinks_before_the_limit_and_grows_after_it() {
     let found = lines(&run(&document(50_000), &actual, &Policy::default()));
     assert!(found[0].contains("burst"), "{found:?}");
 }
+
+#[test]
+fn declared_and_kernel_stand_side_by_side() {
+    let document = r#"{"cpu": {"sub_cgroup": {"a": {"conf": {"share": 2048}}, "b": {}}}}"#;
+    let actual = with("cpu", &[("/a", ours(&[("cpu.shares", "1024")], &[]))]);
+    let rows = |at: &str| {
+        let rows = compare(&parse(document.as_bytes()).unwrap(), &actual, &Policy::default(), &path(at));
+        let shown = rows.into_iter().map(|r| (r.file, r.wanted, r.kernel, r.differs, r.note.is_some()));
+        shown.collect::<Vec<_>>()
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert!(rows("/a").contains(&(some("cpu.shares"), some("2048"), some("1024"), true, false)), "{:?}", rows("/a"));
+    assert_eq!(rows("/b"), [(some("cpu.shares"), some("1024"), None, true, false)]);
+    assert!(rows("/x").is_empty());
+}
+
+#[test]
+fn what_the_kernel_rounded_does_not_differ() {
+    let mut a = ours(&[("memory.limit_in_bytes", "8192")], &[("memory.limit_in_bytes", "9000")]);
+    let Marked::Ours(mark) = &mut a.mark else { unreachable!() };
+    mark.files.get_mut("memory.limit_in_bytes").unwrap().kept = Some("8192".into());
+    let document = parse(br#"{"groups": {"a": {"knobs": {"memory.max": "9000"}}}}"#).unwrap();
+    let rows = compare(&document, &with("memory", &[("/a", a)]), &Policy::default(), &path("/a"));
+    assert_eq!(rows.iter().map(|r| r.differs).collect::<Vec<_>>(), [false]);
+}

@@ -1,0 +1,201 @@
+//! The command line as a client of a daemon: this node's own, or any other by its address.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cgrove_config::{Address, Config};
+use futures_util::{SinkExt, StreamExt};
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::{StatusCode, Uri};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::args::Args;
+use super::document;
+use crate::exit::Exit;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whom to ask, if not this node's daemon.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Whom {
+    /// Ask the daemon at this address instead of this node's own
+    #[arg(long, value_name = "ws://HOST:PORT|wss://HOST:PORT")]
+    url: Option<String>,
+    /// A file with the token that the daemon wants
+    #[arg(long, value_name = "FILE", requires = "url")]
+    token_file: Option<PathBuf>,
+    /// Who signed the certificate of a wss:// address (PEM)
+    #[arg(long, value_name = "FILE", requires = "url")]
+    ca: Option<PathBuf>,
+}
+
+trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Both for T {}
+
+/// An open connection.
+pub(super) struct Client {
+    socket: WebSocketStream<Box<dyn Both>>,
+    /// For messages.
+    place: String,
+}
+
+impl Client {
+    pub(super) async fn connect(args: &Args, whom: &Whom) -> Result<Self, Exit> {
+        match &whom.url {
+            Some(url) => Self::remote(url, whom).await,
+            None => Self::local(&*document::load(args)?).await,
+        }
+    }
+
+    pub(super) async fn local(config: &Config) -> Result<Self, Exit> {
+        // The socket needs no token, whatever the ports need.
+        let listen = &config.server.listen;
+        let unix = listen.iter().find(|a| matches!(a, Address::Unix(_)));
+        let address = unix.or(listen.first()).ok_or_else(|| Exit::unavailable("server.listen is empty".into()))?;
+        let place = address.to_string();
+        let attempt = async {
+            let stream = reach(address).await.map_err(|e| e.to_string())?;
+            let (socket, _) =
+                tokio_tungstenite::client_async("ws://localhost/", stream).await.map_err(|e| {
+                    match e {
+                Error::Http(reply)
+                    if matches!(reply.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) =>
+                {
+                    "server.trust_loopback is false: add \"/run/cgrove/cgrove.sock\" to server.listen, for this command"
+                        .to_owned()
+                }
+                e => e.to_string(),
+            }
+                })?;
+            Ok(socket)
+        };
+        let socket = in_time(attempt)
+            .await
+            .map_err(|e| Exit::unavailable(format!("no daemon answers on {place}: {e}; is `cgrove run` running?")))?;
+        Ok(Self { socket, place })
+    }
+
+    async fn remote(url: &str, whom: &Whom) -> Result<Self, Exit> {
+        let wrong =
+            |why: &str| Exit::usage(format!("--url {url}: {why}; it has the form ws://HOST:PORT or wss://HOST:PORT"));
+        let uri: Uri = url.parse().map_err(|_| wrong("not an address"))?;
+        let (Some(scheme @ ("ws" | "wss")), Some(host)) = (uri.scheme_str(), uri.host()) else {
+            return Err(wrong("not an address"));
+        };
+        let mut request = url.into_client_request().map_err(|e| wrong(&e.to_string()))?;
+        if let Some(file) = &whom.token_file {
+            let token =
+                std::fs::read_to_string(file).map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
+            let token = token.lines().next().unwrap_or_default().trim();
+            let value = HeaderValue::from_str(&format!("Bearer {token}"))
+                .map_err(|_| Exit::usage("the token is no text".into()))?;
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        let tls = if scheme == "wss" { Some(authority(whom)?) } else { None };
+        let port = uri.port_u16().unwrap_or(43409);
+        let attempt = async {
+            let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await.map_err(|e| e.to_string())?;
+            let stream: Box<dyn Both> = match tls {
+                None => Box::new(tcp),
+                Some(connector) => {
+                    let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
+                    Box::new(connector.connect(name, tcp).await.map_err(|e| e.to_string())?)
+                }
+            };
+            let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(|e| match e {
+                Error::Http(reply) if reply.status() == StatusCode::UNAUTHORIZED => {
+                    "it wants a token: --token-file FILE".to_owned()
+                }
+                e => e.to_string(),
+            })?;
+            Ok(socket)
+        };
+        let socket = in_time(attempt).await.map_err(|e| Exit::unavailable(format!("{url}: {e}")))?;
+        Ok(Self { socket, place: url.to_owned() })
+    }
+
+    pub(super) async fn send(&mut self, request: &Value) -> Result<(), Exit> {
+        let sent = self.socket.send(Message::text(request.to_string())).await;
+        sent.map_err(|e| Exit::unavailable(format!("{}: {e}", self.place)))
+    }
+
+    /// The next message as text; waits for as long as it takes. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<String, Exit> {
+        while let Some(message) = self.socket.next().await {
+            if let Message::Text(text) = message.map_err(|e| Exit::unavailable(format!("{}: {e}", self.place)))? {
+                return Ok(text.as_str().to_owned());
+            }
+        }
+        Err(Exit::unavailable(format!("{}: it closed the connection", self.place)))
+    }
+
+    /// The next message, which must not be an error.
+    pub(super) async fn next_json(&mut self) -> Result<Value, Exit> {
+        understood(&self.next().await?)
+    }
+
+    /// One request and its reply, as text.
+    pub(super) async fn ask_text(&mut self, request: &Value) -> Result<String, Exit> {
+        self.send(request).await?;
+        match tokio::time::timeout(PATIENCE, self.next()).await {
+            Ok(reply) => reply,
+            Err(_) => Err(Exit::unavailable(format!("{}: no answer", self.place))),
+        }
+    }
+
+    pub(super) async fn ask(&mut self, request: &Value) -> Result<Value, Exit> {
+        understood(&self.ask_text(request).await?)
+    }
+}
+
+/// A reply; what the daemon calls an error is one.
+pub(super) fn understood(text: &str) -> Result<Value, Exit> {
+    let value: Value =
+        serde_json::from_str(text).map_err(|e| Exit::unavailable(format!("the reply is not JSON: {e}")))?;
+    match value.get("error") {
+        Some(error) => Err(Exit::unavailable(error.as_str().unwrap_or_default().to_owned())),
+        None => Ok(value),
+    }
+}
+
+async fn in_time<T>(attempt: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    tokio::time::timeout(PATIENCE, attempt).await.unwrap_or_else(|_| Err("no answer".into()))
+}
+
+async fn reach(address: &Address) -> std::io::Result<Box<dyn Both>> {
+    let mut address = match address {
+        Address::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+        Address::Tcp(address) => *address,
+    };
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    Ok(Box::new(TcpStream::connect(address).await?))
+}
+
+/// Nobody but the authority that is named is believed.
+fn authority(whom: &Whom) -> Result<TlsConnector, Exit> {
+    let file =
+        whom.ca.as_ref().ok_or_else(|| Exit::usage("wss:// needs --ca FILE: who signed its certificate".into()))?;
+    let bad = |why: String| Exit::no_input(format!("{}: {why}", file.display()));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|e| bad(e.to_string()))? {
+        roots.add(certificate.map_err(|e| bad(e.to_string()))?).map_err(|e| bad(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(bad("holds no certificate in PEM".into()));
+    }
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}

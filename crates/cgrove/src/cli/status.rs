@@ -1,0 +1,169 @@
+//! `cgrove status`: what the daemon knows about itself.
+
+use std::fmt::Write as _;
+
+use cgrove_config::Config;
+use serde_json::{Value, json};
+
+use super::args::Args;
+use super::client::{Client, Whom};
+use super::runtime::in_runtime;
+use crate::exit::Exit;
+use crate::term::{self, Paint};
+
+/// The daemon's status document.
+pub(super) fn fetch(config: &Config) -> Result<Value, Exit> {
+    in_runtime(async { Client::local(config).await?.ask(&json!({ "cmd": "get_status" })).await })?
+}
+
+pub(super) fn run(args: &Args, whom: &Whom, follow: bool) -> Result<u8, Exit> {
+    let show = |status: &Value| {
+        let text = if args.global.json() { status.to_string() } else { render_status(status, Paint::stdout()) };
+        term::out(&text)
+    };
+    in_runtime(async {
+        let mut client = Client::connect(args, whom).await?;
+        if !follow {
+            show(&client.ask(&json!({ "cmd": "get_status" })).await?);
+            return Ok(0);
+        }
+        client.ask(&json!({ "cmd": "subscribe", "args": { "to": "status" } })).await?;
+        loop {
+            if !show(&client.next_json().await?["value"]) {
+                return Ok(0);
+            }
+        }
+    })?
+}
+
+fn render_status(s: &Value, paint: Paint) -> String {
+    let mut out = String::new();
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    let good = |ok: bool, yes: &str, no: &str| if ok { paint.green(yes) } else { paint.red(no) };
+    let yes = |v: &Value| v.as_bool() == Some(true);
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(out, "{:<10} {value}", paint.bold(key));
+    };
+    line(
+        "cgrove",
+        format!(
+            "{} on {}, pid {}, {}",
+            text(&s["version"]),
+            text(&s["node"]),
+            s["pid"],
+            good(yes(&s["ready"]), "ready", "not ready")
+        ),
+    );
+    let kept = s["capabilities"].as_array().into_iter().flatten().map(&text).collect::<Vec<_>>();
+    line("", paint.dim(&format!("capabilities {}", if kept.is_empty() { "none".into() } else { kept.join(" ") })));
+    let landlock = &s["landlock"];
+    let places = landlock["writable"].as_array().into_iter().flatten().map(&text).collect::<Vec<_>>();
+    let confined = match landlock["enforced"].as_str() {
+        Some("fully" | "partly") => {
+            format!(
+                "Landlock {}: all but the thread that works on cgroups write only below {}",
+                text(&landlock["enforced"]),
+                places.join(", ")
+            )
+        }
+        _ => "Landlock not enforced: this kernel lacks it, or it is not allowed".into(),
+    };
+    line("", paint.dim(&confined));
+    let error = |v: &Value| v["error"].as_str().map(|e| format!(": {e}")).unwrap_or_default();
+    line(
+        "source",
+        format!(
+            "{} {}{}",
+            good(yes(&s["source"]["connected"]), "connected", "away"),
+            text(&s["source"]["place"]),
+            error(&s["source"])
+        ),
+    );
+    if let Some(exposed) = s["source"]["exposed"].as_str() {
+        line("", format!("{} {exposed}", paint.yellow("warning")));
+    }
+    match &s["document"] {
+        Value::Null => line("document", paint.red("none in force")),
+        d => {
+            let kept = if yes(&d["last_good"]) { ", the last good one from disk" } else { "" };
+            line(
+                "document",
+                format!("version {}, {} groups, digest {}{kept}", d["version"], d["groups"], text(&d["digest"])),
+            );
+            for warning in d["warnings"].as_array().into_iter().flatten() {
+                line("", format!("{} {}", paint.yellow("warning"), text(warning)));
+            }
+        }
+    }
+    if let Some(error) = s["refused"]["error"].as_str() {
+        line("refused", paint.red(&format!("version {}: {error}", s["refused"]["version"])));
+    }
+    let p = &s["plan"];
+    let count = |v: &Value| v.as_array().map_or(0, Vec::len);
+    line(
+        "tree",
+        format!(
+            "{} rounds, {} actions done, {} failing, {} held",
+            p["rounds"],
+            p["done_total"],
+            count(&p["failures"]),
+            count(&p["held"])
+        ),
+    );
+    for f in p["failures"].as_array().into_iter().flatten() {
+        line("", paint.red(&text(&f["error"])));
+    }
+    if p["guard"]["approved"].as_bool() == Some(false) {
+        let digest = text(&p["guard"]["digest"]);
+        line("", paint.red(&format!("removals held: {}; cgrove approve {digest}", text(&p["guard"]["why"]))));
+    }
+    for h in p["held"].as_array().into_iter().flatten().filter(|h| !text(&h["why"]).starts_with("guard")) {
+        line("", format!("held {} {}: {}", text(&h["hierarchy"]), text(&h["group"]), text(&h["why"])));
+    }
+    for n in p["notes"].as_array().into_iter().flatten() {
+        let knob = n["knob"].as_str().map(|k| format!(" {k}")).unwrap_or_default();
+        line("", paint.dim(&format!("{} {}{knob}: {}", text(&n["hierarchy"]), text(&n["group"]), text(&n["text"]))));
+    }
+    let t = &s["tasks"];
+    line(
+        "processes",
+        format!(
+            "{} placed ({} by pid files that name them, others by descent and rules), {} moved so far",
+            t["processes"], t["named"], t["moved_total"]
+        ),
+    );
+    let lists = ["problems", "left_alone", "left_units"].map(|key| t[key].as_array());
+    for problem in lists.into_iter().flatten().flatten() {
+        line("", paint.yellow(&text(problem)));
+    }
+    let u = &s["usage"];
+    line(
+        "usage",
+        format!(
+            "{} slots held ({} KiB), {} measured, {} gaps, {} dropped, disk traffic from {}",
+            u["held"],
+            u["held_bytes"].as_u64().unwrap_or(0) / 1024,
+            u["slots_total"],
+            u["gaps_total"],
+            u["dropped_total"],
+            text(&u["io_source"])
+        ),
+    );
+    let st = &s["store"];
+    let conflict = st["owner_conflict"]
+        .as_str()
+        .map(|o| format!(": node {o} writes under the same redis.prefix"))
+        .unwrap_or_default();
+    line(
+        "store",
+        format!(
+            "{} {}, {} written, {} replayed{}{conflict}",
+            text(&st["kind"]),
+            good(yes(&st["connected"]), "connected", "away"),
+            st["written_total"],
+            st["replayed_total"],
+            error(st)
+        ),
+    );
+    out.trim_end().to_owned()
+}

@@ -1,0 +1,130 @@
+//! `cgrove usage`: what groups use, as a table of rates, or as the stored slots.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::args::{Args, UsageArgs};
+use super::client::{Client, understood};
+use super::figures::{Figures, bytes, collect};
+use super::runtime::in_runtime;
+use crate::exit::Exit;
+use crate::term::{self, Paint};
+
+pub(super) fn run(args: &Args, asked: &UsageArgs) -> Result<u8, Exit> {
+    in_runtime(async {
+        let mut client = Client::connect(args, &asked.whom).await?;
+        if args.global.json() {
+            return raw(&mut client, asked).await;
+        }
+        // A rate over as many slots as were asked for.
+        let step = asked.slots.max(2) - 1;
+        let request = json!({ "cmd": "show_account", "args": {
+            "nr_slot": 1, "step": step, "rates": true, "group": asked.group, "depth": asked.depth, "node": asked.node,
+        } });
+        let reply = client.ask(&request).await.map_err(|e| Exit::usage(e.message))?;
+        let newest = reply.as_object().and_then(|slots| slots.iter().next_back());
+        let shown = match newest {
+            Some((slot, value)) => table(slot, value, asked, Paint::stdout()),
+            None => "no slots yet".to_owned(),
+        };
+        if !term::out(&shown) || !asked.follow {
+            return Ok(0);
+        }
+        follow(&mut client, asked, true, |message| {
+            table(&message["slot"].to_string(), &message["value"], asked, Paint::stdout())
+        })
+        .await
+    })?
+}
+
+/// The stored slots as they are; followed, one line for each.
+async fn raw(client: &mut Client, asked: &UsageArgs) -> Result<u8, Exit> {
+    let request = json!({ "cmd": "show_account", "args": {
+        "nr_slot": asked.slots, "group": asked.group, "depth": asked.depth, "node": asked.node,
+    } });
+    let reply = client.ask_text(&request).await?;
+    understood(&reply).map_err(|e| Exit::usage(e.message))?;
+    if !term::out(&reply) || !asked.follow {
+        return Ok(0);
+    }
+    follow(client, asked, false, |message| json!({ message["slot"].to_string(): message["value"] }).to_string()).await
+}
+
+async fn follow(
+    client: &mut Client,
+    asked: &UsageArgs,
+    rates: bool,
+    show: impl Fn(&Value) -> String,
+) -> Result<u8, Exit> {
+    if asked.node.is_some() {
+        return Err(Exit::usage("--follow is of the daemon's own slots; --node is not".into()));
+    }
+    let args = json!({ "to": "slots", "rates": rates, "group": asked.group, "depth": asked.depth });
+    client.ask(&json!({ "cmd": "subscribe", "args": args })).await?;
+    // The newest slot comes at once; it has been shown.
+    client.next_json().await?;
+    loop {
+        if !term::out(&show(&client.next_json().await?)) {
+            return Ok(0);
+        }
+    }
+}
+
+fn table(slot: &str, value: &Value, asked: &UsageArgs, paint: Paint) -> String {
+    let groups = collect(value, asked.group.as_deref().unwrap_or("/"));
+    render(slot, &groups, paint)
+}
+
+fn render(slot: &str, groups: &BTreeMap<String, Figures>, paint: Paint) -> String {
+    let pressed = groups.values().any(|g| g.pressure.is_some());
+    let wide = groups.keys().map(String::len).max().unwrap_or(0).clamp(24, 60);
+    let mut head = format!(
+        "{:<wide$} {:>8} {:>10} {:>7} {:>11} {:>11}",
+        format!("slot {slot}"),
+        "CPU %",
+        "memory",
+        "pids",
+        "read/s",
+        "written/s"
+    );
+    if pressed {
+        let _ = write!(head, " {:>9}", "waiting");
+    }
+    let mut out = paint.bold(&head);
+    let show = |v: Option<String>| v.unwrap_or_else(|| "-".into());
+    for (path, g) in groups {
+        let _ = write!(
+            out,
+            "\n{path:<wide$} {:>8} {:>10} {:>7} {:>11} {:>11}",
+            show(g.cores.map(|c| format!("{:.1}", c * 100.0))),
+            show(g.memory.map(bytes)),
+            show(g.tasks.map(|p| p.to_string())),
+            show(g.read.map(bytes)),
+            show(g.written.map(bytes)),
+        );
+        if pressed {
+            let _ = write!(out, " {:>9}", show(g.pressure.map(|p| format!("{p:.1} %"))));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_with_what_they_use() {
+        let value = json!({
+            "cpu": { "value": {}, "sub_cgroup": { "a": { "value": { "usage": 500_000_000 } }, "b": { "value": {} } } },
+            "memory": { "value": { "current": 2048 } },
+        });
+        let shown = render("11", &collect(&value, "/"), Paint::none());
+        assert!(shown.contains("50.0") && shown.contains("2.0 K") && !shown.contains("waiting"), "{shown}");
+        assert!(shown.lines().any(|l| l.starts_with("/b") && l.contains(" - ")), "{shown}");
+        let pressed = json!({ "cpu": { "value": {}, "pressure": { "some": { "avg10": 1.5, "total": 7 } } } });
+        assert!(render("11", &collect(&pressed, "/x"), Paint::none()).contains("1.5 %"));
+    }
+}

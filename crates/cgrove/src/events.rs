@@ -1,0 +1,145 @@
+//! What happened to groups: a bounded journal that clients, Redis and `cgrove events` read, and who writes it.
+
+mod kernel;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cgrove_core::event::{Event, Filter, Kind};
+use cgrove_core::ids::GroupPath;
+use tokio::sync::watch;
+
+use crate::status::now_millis;
+
+pub(crate) use kernel::{Ears, run};
+
+/// The newest events, numbered. Lives as long as the process.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    inner: Mutex<Inner>,
+    newest: watch::Sender<u64>,
+    /// The last event that is in Redis.
+    stored: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    events: VecDeque<Arc<Event>>,
+    keep: usize,
+    newest: u64,
+    /// By kind, since the start.
+    totals: [u64; Kind::ALL.len()],
+}
+
+/// An event before it has its number and time.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct News {
+    pub(crate) kind: Kind,
+    pub(crate) group: Option<GroupPath>,
+    pub(crate) hierarchy: Option<String>,
+    pub(crate) knob: Option<String>,
+    pub(crate) count: Option<u64>,
+    pub(crate) text: String,
+}
+
+impl News {
+    pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Self { kind, group: None, hierarchy: None, knob: None, count: None, text: text.into() }
+    }
+}
+
+impl Journal {
+    pub(crate) fn new(keep: usize) -> Self {
+        let inner = Inner { events: VecDeque::new(), keep, newest: 0, totals: [0; Kind::ALL.len()] };
+        Self { inner: Mutex::new(inner), newest: watch::Sender::new(0), stored: AtomicU64::new(0) }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A new limit after a reload.
+    pub(crate) fn resize(&self, keep: usize) {
+        self.with(|i| i.keep = keep);
+    }
+
+    pub(crate) fn tell(&self, news: impl IntoIterator<Item = News>) {
+        let time = now_millis();
+        let newest = self.with(|i| {
+            for News { kind, group, hierarchy, knob, count, text } in news {
+                i.newest += 1;
+                i.totals[kind as usize] += 1;
+                i.events.push_back(Arc::new(Event { seq: i.newest, time, kind, group, hierarchy, knob, count, text }));
+            }
+            let over = i.events.len().saturating_sub(i.keep);
+            i.events.drain(..over);
+            i.newest
+        });
+        self.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+    }
+
+    /// The oldest events after that number, at most so many.
+    pub(crate) fn after(&self, seq: u64, most: usize) -> Vec<Arc<Event>> {
+        self.with(|i| {
+            let start = i.events.partition_point(|e| e.seq <= seq);
+            i.events.range(start..).take(most).cloned().collect()
+        })
+    }
+
+    /// The newest events that a filter wants, oldest first.
+    pub(crate) fn newest(&self, filter: &Filter, after: u64, most: usize) -> Vec<Arc<Event>> {
+        let mut out: Vec<_> = self.with(|i| {
+            let wanted = i.events.iter().rev().take_while(|e| e.seq > after).filter(|e| filter.wants(e));
+            wanted.take(most).cloned().collect()
+        });
+        out.reverse();
+        out
+    }
+
+    /// The oldest events that Redis lacks.
+    pub(crate) fn unwritten(&self, most: usize) -> Vec<Arc<Event>> {
+        self.after(self.stored.load(Ordering::Relaxed), most)
+    }
+
+    pub(crate) fn written(&self, last: u64) {
+        self.stored.store(last, Ordering::Relaxed);
+    }
+
+    /// Changes with each new event.
+    pub(crate) fn follow(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+
+    /// How many there were of each kind, and how many are kept.
+    pub(crate) fn totals(&self) -> (Vec<(Kind, u64)>, usize) {
+        self.with(|i| (Kind::ALL.into_iter().map(|k| (k, i.totals[k as usize])).collect(), i.events.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_are_kept_and_numbers_go_on() {
+        let journal = Journal::new(3);
+        let follow = journal.follow();
+        journal.tell((0..5).map(|n| News::new(if n == 4 { Kind::Empty } else { Kind::Populated }, n.to_string())));
+        let texts = |events: Vec<Arc<Event>>| events.iter().map(|e| e.text.clone()).collect::<Vec<_>>();
+        assert_eq!(texts(journal.after(0, 10)), ["2", "3", "4"]);
+        assert_eq!((texts(journal.after(3, 1)), journal.after(5, 1).len()), (vec!["3".to_owned()], 0));
+        assert_eq!(*follow.borrow(), 5);
+        let empty = Filter { group: None, kinds: Some(vec![Kind::Empty]) };
+        assert_eq!(texts(journal.newest(&empty, 0, 10)), ["4"]);
+        assert_eq!(texts(journal.newest(&Filter::default(), 0, 2)), ["3", "4"]);
+        assert_eq!(journal.totals().0.iter().map(|(_, n)| n).sum::<u64>(), 5);
+    }
+
+    #[test]
+    fn kinds_are_numbered_as_they_are_listed() {
+        for (i, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, i);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Ranges of slots, taken from memory and from Redis a few at a time, so that the longest range needs little memory.
+//! Stored bytes are spliced into replies unparsed, unless a client wants to see only a part, or rates.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use bytes::Bytes;
+use cgrove_core::ids::GroupPath;
+use cgrove_core::request::Slots;
+use cgrove_core::usage::{Before, View};
+use tokio::sync::Mutex;
+
+use super::{Library, Pieces};
+
+/// Slots taken at a time.
+const CHUNK: usize = 16;
+/// Most bytes that one chunk may bring in from Redis.
+const LARGEST: usize = 128 << 20;
+
+/// What is left of a range.
+pub(super) struct Range {
+    ahead: VecDeque<u64>,
+    view: View,
+    /// Another node's, out of Redis.
+    node: Option<String>,
+    /// The slot before, which rates need, if it was there.
+    before: Option<(u64, Bytes)>,
+    step: u64,
+    /// What the reply begins with, until it is written.
+    head: Option<Bytes>,
+    ended: bool,
+}
+
+impl Range {
+    /// `head` is what the reply begins with, `{` included.
+    pub(super) async fn new(
+        library: &Library,
+        slots: Slots,
+        view: View,
+        node: Option<String>,
+        head: String,
+    ) -> Result<Self, String> {
+        let keep = library.config.usage.keep.as_secs();
+        let newest = match (&node, &library.redis) {
+            (None, _) => library.ring.newest(),
+            (Some(node), Some(redis)) => redis.newest_of(node, keep).await?,
+            (Some(_), None) => return Err("other nodes' slots are in Redis, which this node does not use".into()),
+        };
+        let (first, last) = slots.within(newest, crate::status::now(), keep);
+        let ahead: VecDeque<u64> = slots.wanted(first, last).collect();
+        let step = slots.step.unwrap_or(1);
+        let mut before = None;
+        if view.rates
+            && let Some(seed) = ahead.front().and_then(|first| first.checked_sub(step))
+        {
+            before = take(library, node.as_deref(), &[seed]).await?.pop_front();
+        }
+        Ok(Self { ahead, view, node, before, step, head: Some(Bytes::from(head)), ended: false })
+    }
+
+    /// The next pieces of the reply, at least one, which together are one JSON object; `None` after the last.
+    pub(super) async fn next(&mut self, library: &Library) -> Option<Pieces> {
+        while !self.ended {
+            let pieces = self.chunk(library).await;
+            if !pieces.is_empty() {
+                return Some(pieces);
+            }
+        }
+        None
+    }
+
+    async fn chunk(&mut self, library: &Library) -> Pieces {
+        let wanted: Vec<u64> = self.ahead.drain(..self.ahead.len().min(CHUNK)).collect();
+        let mut pieces = Vec::with_capacity(wanted.len() * 2 + 1);
+        match take(library, self.node.as_deref(), &wanted).await {
+            Ok(found) if self.view.is_whole() => {
+                for (slot, bytes) in found {
+                    self.put(&mut pieces, slot, bytes);
+                }
+            }
+            Ok(found) => {
+                let _turn = library.wide.acquire().await;
+                tokio::task::block_in_place(|| {
+                    for (slot, bytes) in found {
+                        if let Some(seen) = self.see(library, slot, &bytes) {
+                            self.put(&mut pieces, slot, seen);
+                        }
+                        self.before = Some((slot, bytes));
+                    }
+                });
+            }
+            Err(error) => {
+                self.separate(&mut pieces);
+                pieces.push(Bytes::from(format!("\"error\":{}", serde_json::Value::from(error))));
+                self.ahead.clear();
+            }
+        }
+        if self.ahead.is_empty() {
+            self.ended = true;
+            pieces.extend(self.head.take());
+            pieces.push(Bytes::from_static(b"}"));
+        }
+        pieces
+    }
+
+    fn see(&self, library: &Library, slot: u64, bytes: &Bytes) -> Option<Bytes> {
+        // A rate over more than a step would hide a gap.
+        let before = self.before.as_ref().filter(|(earlier, _)| slot - earlier == self.step);
+        let remade = match before {
+            Some((earlier, _)) if self.node.is_none() => library.ring.remade(earlier + 1, slot),
+            _ => HashSet::new(),
+        };
+        let before = before.map(|(_, bytes)| Before { slot: bytes, seconds: self.step, remade: &remade });
+        self.view.of(bytes, before).map(Bytes::from)
+    }
+
+    fn put(&mut self, pieces: &mut Pieces, slot: u64, bytes: Bytes) {
+        self.separate(pieces);
+        pieces.push(Bytes::from(format!("\"{slot}\":")));
+        pieces.push(bytes);
+    }
+
+    /// Writes what stands before a member: the head with its brace and mark, or a comma.
+    fn separate(&mut self, pieces: &mut Pieces) {
+        let head = self.head.take();
+        let comma = head.as_ref().is_none_or(|head| head.len() > 1);
+        pieces.extend(head);
+        if comma {
+            pieces.push(Bytes::from_static(b","));
+        }
+    }
+}
+
+/// The slots that exist, oldest first.
+async fn take(library: &Library, node: Option<&str>, wanted: &[u64]) -> Result<VecDeque<(u64, Bytes)>, String> {
+    let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(VecDeque::new()) };
+    let mut found = if node.is_some() { Default::default() } else { library.ring.range(*first, *last) };
+    found.retain(|slot, _| wanted.binary_search(slot).is_ok());
+    if let Some(redis) = &library.redis {
+        let missing: Vec<u64> = wanted.iter().copied().filter(|slot| !found.contains_key(slot)).collect();
+        if !missing.is_empty() {
+            let _turn = library.wide.acquire().await;
+            let more = redis.fetch(node, &missing, LARGEST).await;
+            found.extend(
+                more.ok_or_else(|| {
+                    format!("more than {} MiB from Redis: ask for fewer slots at a time", LARGEST >> 20)
+                })?,
+            );
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// What subscribers see of the newest slot: each view is made once, however many want it.
+#[derive(Default)]
+pub(super) struct Newest(Mutex<(u64, HashMap<View, Option<Bytes>>)>);
+
+impl Newest {
+    /// A slot that is in memory, as a view shows it.
+    pub(super) async fn see(&self, library: &Library, slot: u64, bytes: Bytes, view: &View) -> Option<Bytes> {
+        if view.is_whole() {
+            return Some(bytes);
+        }
+        let mut cache = self.0.lock().await;
+        if cache.0 < slot {
+            *cache = (slot, HashMap::new());
+        }
+        if cache.0 == slot
+            && let Some(seen) = cache.1.get(view)
+        {
+            return seen.clone();
+        }
+        let seen = tokio::task::block_in_place(|| {
+            let before = if view.rates { library.ring.range(slot - 1, slot - 1).pop_first() } else { None };
+            let remade: HashSet<GroupPath> = library.ring.remade(slot, slot);
+            let before = before.as_ref().map(|(_, bytes)| Before { slot: bytes, seconds: 1, remade: &remade });
+            view.of(&bytes, before).map(Bytes::from)
+        });
+        if cache.0 == slot {
+            cache.1.insert(view.clone(), seen.clone());
+        }
+        seen
+    }
+}
