@@ -164,3 +164,14 @@ def test_tables_are_followed(running):
     assert kit.consecutive([slot for s in slots for slot in s])
     assert "cgrove" in lines("status", "--follow", n=1)[0]
     assert "clients" in "".join(lines("tree", "--follow", n=4))
+
+
+def test_kept_slots_become_a_picture(running, tmp_path):
+    for name, magic in [("usage.png", b"\x89PNG"), ("usage.svg", b"<svg")]:
+        running.run("usage", "--plot", tmp_path / name, check=0)
+        assert (tmp_path / name).read_bytes().startswith(magic)
+    text = (tmp_path / "usage.svg").read_text()
+    assert "CPU, cores" in text and "/clients" in text
+    running.run("usage", "--group", "/clients", "--plot", tmp_path / "clients.svg", check=0)
+    assert "/clients/vm-2" in (tmp_path / "clients.svg").read_text()
+    assert ".png or .svg" in running.run("usage", "--plot", tmp_path / "x.jpg", check=64).stderr

@@ -335,8 +335,8 @@ pub struct Threshold {
 }
 
 impl Asked {
-    /// Asks the kernel to tell of groups that were not asked for yet: v1's of lack of memory, on `oom`; v2's of waiting,
-    /// on a descriptor for each threshold, the first `most` groups.
+    /// Asks the kernel to tell of groups that were not asked for yet: v1's of lack of memory, on `oom`; of v2's the `most`
+    /// nearest the top, of waiting, on a descriptor for each threshold. A group's waiting holds that of groups below.
     pub fn ask(
         &mut self,
         places: &[Place],
@@ -344,9 +344,13 @@ impl Asked {
         most: usize,
         oom: BorrowedFd<'_>,
     ) -> Vec<Trigger> {
+        let mut v2: Vec<&Place> = places.iter().filter(|p| p.version == Version::V2).collect();
+        v2.sort_by_key(|p| p.group.depth());
+        v2.truncate(if thresholds.is_empty() { 0 } else { most });
+        let v1 = places.iter().filter(|p| p.version == Version::V1);
         let mut out = Vec::new();
         let mut done = HashMap::new();
-        for place in places {
+        for place in v1.chain(v2) {
             let Ok(inode) = fs::metadata(&place.dir).map(|m| m.ino()) else { continue };
             let known = self.done.get(&place.dir) == Some(&inode);
             done.insert(place.dir.clone(), inode);
@@ -356,11 +360,11 @@ impl Asked {
             if place.version == Version::V1 {
                 // Only memory's hierarchy has the files.
                 let _ = ask_for_oom(&place.dir, oom);
-            } else if done.len() <= most {
-                for (threshold, t) in thresholds.iter().enumerate() {
-                    let file = open_trigger(&place.dir, t).ok();
-                    out.extend(file.map(|file| Trigger { place: place.clone(), threshold, file, last: None }));
-                }
+                continue;
+            }
+            for (threshold, t) in thresholds.iter().enumerate() {
+                let file = open_trigger(&place.dir, t).ok();
+                out.extend(file.map(|file| Trigger { place: place.clone(), threshold, file, last: None }));
             }
         }
         self.done = done;

@@ -12,6 +12,7 @@ mod figures;
 mod import;
 mod pages;
 mod plan;
+mod plot;
 mod push;
 mod reclaim;
 mod runtime;

@@ -66,8 +66,9 @@ pub(crate) fn banner(config: &cgrove_config::Config, config_path: &Path) -> Stri
     format!(
         "
 cgrove keeps {parent} equal to {tree} and measures it every second.
-Try, from another terminal:
+Look at http://{address}/ in a browser, or try from another terminal:
 
+  {exe} --config {path} top
   {exe} --config {path} tree
   {exe} --config {path} usage --follow
   {exe} --config {path} plan

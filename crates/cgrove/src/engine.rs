@@ -18,6 +18,7 @@ use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, covers, plan};
 
 use crate::approvals;
+use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::tasks::{Sources, Subject, Synced};
 use cgrove_config::Config;
@@ -35,6 +36,8 @@ pub(crate) struct Engine {
     pub(crate) sources: Option<Sources>,
     /// Beats with each action.
     pub(crate) pulse: Option<Pulse>,
+    /// Hears of each action of a long round.
+    pub(crate) progress: Option<Progress>,
 }
 
 /// What a round did.
@@ -70,6 +73,7 @@ impl Engine {
             refused: Vec::new(),
             sources: None,
             pulse: None,
+            progress: None,
         })
     }
 
@@ -86,6 +90,9 @@ impl Engine {
     /// document that was in force before, the first time this one is applied.
     pub(crate) fn reconcile(&mut self, desired: &Desired, previous: Option<String>) -> Result<Round, EngineError> {
         let config = self.config.clone();
+        if let Some(progress) = &mut self.progress {
+            progress.begin();
+        }
         let made = make_parent(&config, desired)?;
         let Scenery { host, actual, desired } = observe(&config, desired)?;
         if !made.is_empty() {
@@ -100,8 +107,9 @@ impl Engine {
         let prepared: Vec<Action> = made.iter().map(|(action, _)| action.clone()).collect();
         let mut outcomes = made;
         let is_removal = |a: &&Action| a.op == Op::Remove;
+        let total = plan.due().count();
         for action in plan.due().filter(|a| !is_removal(a)) {
-            self.beat();
+            self.beat(outcomes.len(), total);
             outcomes.push((action.clone(), apply.run(action)));
             if action.op == Op::Create && action.group.is_root() {
                 // A parent that was just made is ours from now on.
@@ -116,7 +124,7 @@ impl Engine {
         self.sources = Some(sources);
         let mut removed = false;
         for action in plan.due().filter(is_removal) {
-            self.beat();
+            self.beat(outcomes.len(), total);
             let outcome = apply.run(action);
             if !matches!(outcome, Outcome::Failed { .. }) {
                 self.approved.remove(&(action.hierarchy.clone(), action.group.clone()));
@@ -139,9 +147,12 @@ impl Engine {
         Ok(Round { plan, outcomes, tasks, faults, places })
     }
 
-    fn beat(&self) {
+    fn beat(&mut self, done: usize, total: usize) {
         if let Some(pulse) = &self.pulse {
             pulse.beat();
+        }
+        if let Some(progress) = &mut self.progress {
+            progress.at(done, total);
         }
     }
 

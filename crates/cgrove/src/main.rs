@@ -22,6 +22,7 @@ mod store;
 
 mod serve;
 
+mod progress;
 mod pulse;
 mod service;
 mod status;

@@ -11,13 +11,14 @@ use cgrove_cgroupfs::lock::LockError;
 use cgrove_cgroupfs::watch::Watch;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::approvals;
 use crate::engine::{Engine, EngineError};
 use crate::events::Ears;
 use crate::hands::Hands;
 use crate::hints::{DirWatch, Ready};
+use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::source::Document;
 use crate::source::last_good;
@@ -100,6 +101,12 @@ impl Reconciler {
     ) -> Self {
         let pulse = board.pulses.of("reconciler", LONGEST);
         engine.pulse = Some(pulse.clone());
+        let told = board.clone();
+        engine.progress = Some(Progress::new(move |done, total| {
+            let text = format!("{done} of {total} actions done");
+            info!("reconciling: {text}");
+            told.update(|s| s.plan.progress = Some(text));
+        }));
         let now = Instant::now();
         let _ = last_good::make_dir(&approvals::dir(&config.tree.state_dir));
         let mut approved = DirWatch::new().ok();
@@ -230,7 +237,7 @@ impl Reconciler {
             Err(EngineError::Fault(fault) | EngineError::Lock(LockError::Fault(fault))) => {
                 warn!("reconcile: {fault}");
                 self.board.update(|s| {
-                    s.plan.error = Some(fault.to_string());
+                    (s.plan.error, s.plan.progress) = (Some(fault.to_string()), None);
                     s.plan.at = now();
                 });
                 self.schedule(true, 1);

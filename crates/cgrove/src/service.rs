@@ -101,6 +101,9 @@ fn status_line(status: &Status) -> String {
     if let Some(refused) = &status.refused {
         parts.push(format!("version {} refused", refused.version));
     }
+    if let Some(progress) = &status.plan.progress {
+        parts.push(progress.clone());
+    }
     if !status.plan.failures.is_empty() {
         parts.push(format!("{} actions failed", status.plan.failures.len()));
     }

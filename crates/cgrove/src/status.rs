@@ -79,6 +79,9 @@ pub(crate) struct PlanStatus {
     /// The last plan that was not empty.
     pub(crate) digest: String,
     pub(crate) actions: usize,
+    /// How far a long round is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) progress: Option<String>,
     pub(crate) failures: Vec<Failure>,
     pub(crate) held: Vec<Held>,
     pub(crate) guard: Option<Guard>,

@@ -74,9 +74,9 @@ pub(crate) enum Origin {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct UsageArgs {
-    /// How many slots to ask for; the table shows rates over them
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    pub(super) slots: u64,
+    /// How many slots to ask for; the table shows rates over them [default: 2]
+    #[arg(long, value_name = "N")]
+    pub(super) slots: Option<u64>,
     /// Go on, one table a second
     #[arg(long)]
     pub(super) follow: bool,
@@ -89,6 +89,9 @@ pub(crate) struct UsageArgs {
     /// Another node's, out of the Redis that it and the daemon share
     #[arg(long, value_name = "NAME")]
     pub(super) node: Option<String>,
+    /// Draw the kept slots, or the last `--slots` of them, into a .png or .svg file
+    #[arg(long, value_name = "FILE", conflicts_with = "follow")]
+    pub(super) plot: Option<PathBuf>,
     #[command(flatten)]
     pub(super) whom: Whom,
 }

@@ -125,6 +125,10 @@ impl Client {
         Ok(Self { socket, place: url.to_owned() })
     }
 
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     pub(super) async fn send(&mut self, request: &Value) -> Result<(), Exit> {
         let sent = self.socket.send(Message::text(request.to_string())).await;
         sent.map_err(|e| Exit::unavailable(format!("{}: {e}", self.place)))

@@ -36,7 +36,8 @@ fn walk(out: &mut BTreeMap<String, Figures>, controller: &str, path: &str, node:
         "io" | "blkio" => {
             let sum = |key: &str| {
                 let disks = value.as_object()?.values();
-                Some(disks.filter_map(|d| d[key].as_f64()).sum())
+                // Not `sum`, which begins at -0.
+                Some(disks.filter_map(|d| d[key].as_f64()).fold(0.0, |all, n| all + n))
             };
             (figures.read, figures.written) = (sum("Read"), sum("Write"));
         }

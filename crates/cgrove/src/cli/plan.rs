@@ -16,10 +16,14 @@ use super::document::{self, Found};
 use crate::approvals;
 use crate::engine::{self, Engine, Scenery};
 use crate::exit::{self, Exit};
+use crate::progress::{Progress, patiently};
 use crate::source::last_good;
 use crate::tasks::Subject;
 use crate::term::{self, Paint};
 use cgrove_config::{self as config, Config};
+
+/// What takes time on a large node.
+const LOOKING: &str = "looking at the kernel's groups";
 
 /// `cgrove plan`: reads everything, changes nothing.
 pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
@@ -27,7 +31,8 @@ pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     let found = document::find(args, tree)?;
     let desired = document::parse(&found)?;
     document::warn_unless_fit(&config, &found);
-    let (plan, moves) = compute(&config, &desired, previous(&config, &desired))?;
+    let previous = previous(&config, &desired);
+    let (plan, moves) = patiently(LOOKING, || compute(&config, &desired, previous))?;
     if args.global.json() {
         let moves: Vec<_> = moves
             .iter()
@@ -47,7 +52,7 @@ pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
 
 /// For `cgrove push`, on standard output before the document is written.
 pub(super) fn show_for_push(config: &Config, desired: &Desired, previous: Option<String>) {
-    match compute(config, desired, previous) {
+    match patiently(LOOKING, || compute(config, desired, previous)) {
         Ok((plan, moves)) => {
             term::out(&render(&plan, &moves, desired, Paint::stdout()));
         }
@@ -64,6 +69,7 @@ pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     crate::permission::check(&config)?;
     let mut engine = Engine::new(config.clone())?;
     let previous = previous(&config, &desired);
+    engine.progress = Some(Progress::new(|done, total| term::err(&format!("cgrove: {done} of {total} actions done"))));
     let round = engine.reconcile(&desired, previous.clone())?;
     keep(&config, &found, desired.clone(), previous);
     let failed = round.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Failed { .. })).count()

@@ -110,6 +110,9 @@ fn render_status(s: &Value, paint: Paint) -> String {
             count(&p["held"])
         ),
     );
+    if let Some(progress) = p["progress"].as_str() {
+        line("", progress.to_owned());
+    }
     for f in p["failures"].as_array().into_iter().flatten() {
         line("", paint.red(&text(&f["error"])));
     }

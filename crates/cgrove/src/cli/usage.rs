@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -15,11 +16,14 @@ use crate::term::{self, Paint};
 pub(super) fn run(args: &Args, asked: &UsageArgs) -> Result<u8, Exit> {
     in_runtime(async {
         let mut client = Client::connect(args, &asked.whom).await?;
+        if let Some(file) = &asked.plot {
+            return plot(&mut client, asked, file).await;
+        }
         if args.global.json() {
             return raw(&mut client, asked).await;
         }
         // A rate over as many slots as were asked for.
-        let step = asked.slots.max(2) - 1;
+        let step = asked.slots.unwrap_or(2).max(2) - 1;
         let request = json!({ "cmd": "show_account", "args": {
             "nr_slot": 1, "step": step, "rates": true, "group": asked.group, "depth": asked.depth, "node": asked.node,
         } });
@@ -39,10 +43,25 @@ pub(super) fn run(args: &Args, asked: &UsageArgs) -> Result<u8, Exit> {
     })?
 }
 
+/// The group and what is directly below it, over the kept slots.
+async fn plot(client: &mut Client, asked: &UsageArgs, file: &Path) -> Result<u8, Exit> {
+    const ALL: u64 = 1 << 40;
+    let top = asked.group.as_deref().unwrap_or("/");
+    let request = json!({ "cmd": "show_account", "args": {
+        "nr_slot": asked.slots.unwrap_or(ALL), "rates": true, "group": asked.group, "depth": 1, "node": asked.node,
+    } });
+    let reply = client.ask(&request).await.map_err(|e| Exit::usage(e.message))?;
+    let slots = reply.as_object().into_iter().flatten();
+    let slots = slots.filter_map(|(slot, value)| Some((slot.parse().ok()?, collect(value, top)))).collect();
+    let title = format!("{top} on {}, UTC", asked.node.as_deref().unwrap_or(client.place()));
+    super::plot::draw(file, &title, top, &slots)?;
+    Ok(0)
+}
+
 /// The stored slots as they are; followed, one line for each.
 async fn raw(client: &mut Client, asked: &UsageArgs) -> Result<u8, Exit> {
     let request = json!({ "cmd": "show_account", "args": {
-        "nr_slot": asked.slots, "group": asked.group, "depth": asked.depth, "node": asked.node,
+        "nr_slot": asked.slots.unwrap_or(2), "group": asked.group, "depth": asked.depth, "node": asked.node,
     } });
     let reply = client.ask_text(&request).await?;
     understood(&reply).map_err(|e| Exit::usage(e.message))?;

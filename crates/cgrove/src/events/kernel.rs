@@ -20,8 +20,8 @@ use crate::hints::Ready;
 const TOGETHER: Duration = Duration::from_millis(100);
 /// The kernel announces lack of memory before it kills; the counters are read again after these times.
 const KILLS: [u64; 3] = [100, 300, 500];
-/// Groups with triggers: each costs a descriptor for each threshold.
-const MOST_TRIGGERED: usize = 1000;
+/// Groups with triggers. Each trigger keeps whoever closes it waiting for the kernel, about 10 ms.
+const MOST_TRIGGERED: usize = 64;
 
 /// Where the groups are, told by the reconciler after each round.
 pub(crate) type Ears = watch::Sender<Arc<Vec<Place>>>;
@@ -39,14 +39,14 @@ pub(crate) async fn run(
         Ok((n, ready, counter))
     });
     let (mut notices, ready, counter) = match listening {
-        Ok(listening) => listening,
+        Ok((notices, ready, counter)) => (Closing(Some(notices)), ready, counter),
         Err(e) => {
             warn!("events: the kernel cannot be listened to: {e}");
             return std::future::pending().await;
         }
     };
     let asked = Arc::new(Mutex::new(Asked::default()));
-    loop {
+    while let Some(notices) = notices.get() {
         tokio::select! {
             changed = places.changed() => {
                 if changed.is_err() {
@@ -71,6 +71,22 @@ pub(crate) async fn run(
                 journal.tell(news(&config, told));
             }
         }
+    }
+}
+
+/// Closed elsewhere: that takes longer than other tasks want to wait.
+struct Closing(Option<Notices>);
+
+impl Closing {
+    fn get(&mut self) -> Option<&mut Notices> {
+        self.0.as_mut()
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let notices = self.0.take();
+        let _ = std::thread::Builder::new().name("closing".into()).spawn(move || drop(notices));
     }
 }
 

@@ -73,7 +73,7 @@ impl Reconciler {
             p.rounds += 1;
             p.done_total += done;
             p.at = now();
-            p.error = None;
+            (p.error, p.progress) = (None, None);
             if !round.plan.is_empty() {
                 (p.digest, p.actions) = (round.plan.digest(), round.plan.actions.len());
             }

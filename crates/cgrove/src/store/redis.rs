@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::link::{Link, PATIENCE};
 use super::ring::Ring;
+use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::status::{Board, now};
 use cgrove_config::Config;
@@ -258,6 +259,8 @@ impl Writer {
             return Ok(());
         }
         self.notice_losses().await?;
+        let mut replay = Progress::new(|written, left| info!("redis: {written} slots written, {left} to go"));
+        let mut written = 0;
         loop {
             // After a long outage there is much to write; each batch is progress.
             self.pulse.beat();
@@ -272,6 +275,8 @@ impl Writer {
             self.board.timings.store.observe(began.elapsed().as_secs_f64());
             let slots: Vec<u64> = batch.iter().map(|(slot, _)| *slot).collect();
             self.ring.mark(&slots, true);
+            written += slots.len();
+            replay.at(written, waiting.saturating_sub(slots.len()));
             self.board.update(|s| s.store.written_total += slots.len() as u64);
         }
         self.tell_events().await?;

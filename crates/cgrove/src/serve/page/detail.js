@@ -12,6 +12,12 @@ const CHARTS = [
 ];
 const AGAIN = 5000;
 
+// Bytes as people write them; what is declared is shown so, too.
+function inKernel({ file, kernel }) {
+  if (kernel === undefined) return file ? "not there" : "–";
+  return /^(memory|hugetlb)\./.test(file) && /^\d{4,}$/.test(kernel) ? bytes(Number(kernel)) : kernel;
+}
+
 export class Detail {
   constructor(wire, closed) {
     this.wire = wire;
@@ -143,7 +149,7 @@ export class Detail {
     const rows = group.knobs.map((k) => make("tr", { className: k.differs ? "differs" : "" },
       make("td", { textContent: k.file && k.file !== k.knob ? `${k.knob} (${k.file})` : k.knob }),
       make("td", { textContent: k.wanted ?? "–" }),
-      make("td", { textContent: k.kernel ?? (k.file ? "not there" : "–") }),
+      make("td", { textContent: inKernel(k), title: k.kernel ?? "" }),
       make("td", { className: "dim", textContent: k.differs ? "differs" : k.note ?? "" })));
     const head = make("tr", {}, ...["Knob", "Declared", "Kernel", ""].map((t) => make("th", { textContent: t })));
     this.knobs.replaceChildren(rows.length ? make("table", {}, head, ...rows) : make("p", { className: "dim", textContent: "No knobs are declared." }));

@@ -84,6 +84,7 @@ function showState() {
     const { failures, held, guard } = s.plan;
     if (!s.document) chips.push(chip("bad", "no document in force"));
     else chips.push(chip("good", `document ${s.document.version}`, `digest ${s.document.digest}, ${s.document.groups} groups`));
+    if (s.plan.progress) chips.push(chip("warn", s.plan.progress));
     if (failures.length) chips.push(chip("bad", `${failures.length} failing`, failures.map((f) => f.error).join("\n")));
     else if (s.document) chips.push(chip("good", "tree as declared"));
     const waiting = held.filter((h) => !h.why.startsWith("guard"));

@@ -5,7 +5,7 @@ import { SHOWN, make } from "./words.js";
 
 const HEIGHT = 28;
 const SPARE = 4;
-const HEADS = [["name", "Group"], ["cpu", "CPU, cores"], ["memory", "Memory"], ["io", "Disk I/O"], ["pids", "Tasks"], ["pressure", "Pressure"]];
+const HEADS = [["name", "Group"], ["cpu", "CPU cores"], ["memory", "Memory"], ["io", "Disk I/O"], ["pids", "Tasks"], ["pressure", "Pressure"]];
 
 export class Table {
   constructor(model, chosen) {
@@ -68,7 +68,7 @@ export class Table {
   }
 
   newRow() {
-    const cells = MEASURES.map(() => ({ canvas: make("canvas", { width: 144, height: 46, "aria-hidden": "true" }), text: make("b") }));
+    const cells = MEASURES.map(() => ({ canvas: make("canvas", { width: 120, height: 46, "aria-hidden": "true" }), text: make("b") }));
     const [fold, name] = [make("i"), make("span")];
     const element = make("div", { className: "row", role: "row" }, make("div", { className: "name", role: "gridcell" }, fold, name));
     for (const { canvas, text } of cells) element.append(make("div", { className: "cell", role: "gridcell" }, canvas, text));
