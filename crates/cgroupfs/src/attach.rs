@@ -11,10 +11,11 @@ use cgrove_core::plan::{Protected, is_container, unit_of};
 use nix::errno::Errno;
 use serde::Serialize;
 
+use crate::file::proc_dir;
 use crate::file::put;
 use crate::host::{Host, Mount, Parents, V2_LABEL};
 use crate::mark::Identity;
-use crate::paths::{Tree, cgroup_of, proc_dir};
+use crate::paths::{Tree, cgroup_of};
 use crate::{Fault, procs};
 
 /// A process that is not where it belongs.

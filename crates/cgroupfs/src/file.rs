@@ -3,12 +3,17 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
 use rustix::io::Errno;
+
+/// `/proc/PID`, and what is in it.
+pub fn proc_dir(pid: i32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string())
+}
 
 /// One write(2): cgroup files take a whole value in one call.
 pub(crate) fn put(path: &Path, value: &str) -> io::Result<()> {

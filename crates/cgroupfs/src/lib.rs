@@ -28,3 +28,4 @@ pub mod lock;
 pub mod watch;
 
 pub use fault::Fault;
+pub use file::proc_dir;

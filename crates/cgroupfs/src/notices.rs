@@ -2,22 +2,22 @@
 //! inotify on their directories; on v1 one eventfd for all; on v2 a trigger for each group and threshold.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-use crate::file::put;
+mod ask;
+
+use crate::watch::tree_flags;
+pub use ask::{Asked, Threshold, Trigger};
 
 /// A group's directory in one hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,14 +86,6 @@ struct Watched {
     memory: [u64; 3],
 }
 
-/// A threshold of one group, as the kernel watches it; opened by whoever may write there.
-pub struct Trigger {
-    place: Place,
-    threshold: usize,
-    file: File,
-    last: Option<Instant>,
-}
-
 impl Notices {
     pub fn new() -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -117,13 +109,6 @@ impl Notices {
     /// Watches exactly these places; what came or went since the last time is told. Places that are not there are tried
     /// again at the next call.
     pub fn set(&mut self, places: &[Place]) -> Vec<Notice> {
-        let flags = AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MODIFY
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_ONLYDIR;
         let mut out = Vec::new();
         let mut old = std::mem::take(&mut self.watched);
         for place in places {
@@ -131,7 +116,7 @@ impl Notices {
                 self.watched.insert(place.dir.clone(), wd);
                 continue;
             }
-            let Ok(wd) = self.inotify.add_watch(&place.dir, flags) else { continue };
+            let Ok(wd) = self.inotify.add_watch(&place.dir, tree_flags()) else { continue };
             let watched = Watched { populated: populated(place), memory: memory(place), place: place.clone() };
             self.watched.insert(place.dir.clone(), wd);
             self.places.insert(wd, watched);
@@ -319,71 +304,4 @@ fn memory(place: &Place) -> [u64; 3] {
         let of = |line: &str| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok();
         text.lines().find_map(of).unwrap_or(0)
     })
-}
-
-/// What was asked of the kernel for each group, so that it is asked once. Belongs to whoever may write cgroup files.
-#[derive(Default)]
-pub struct Asked {
-    done: HashMap<PathBuf, u64>,
-}
-
-/// One threshold: the file, `some` or `full`, and microseconds of waiting in a window.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Threshold {
-    pub file: &'static str,
-    pub text: String,
-}
-
-impl Asked {
-    /// Asks the kernel to tell of groups that were not asked for yet: v1's of lack of memory, on `oom`; of v2's the `most`
-    /// nearest the top, of waiting, on a descriptor for each threshold. A group's waiting holds that of groups below.
-    pub fn ask(
-        &mut self,
-        places: &[Place],
-        thresholds: &[Threshold],
-        most: usize,
-        oom: BorrowedFd<'_>,
-    ) -> Vec<Trigger> {
-        let mut v2: Vec<&Place> = places.iter().filter(|p| p.version == Version::V2).collect();
-        v2.sort_by_key(|p| p.group.depth());
-        v2.truncate(if thresholds.is_empty() { 0 } else { most });
-        let v1 = places.iter().filter(|p| p.version == Version::V1);
-        let mut out = Vec::new();
-        let mut done = HashMap::new();
-        for place in v1.chain(v2) {
-            let Ok(inode) = fs::metadata(&place.dir).map(|m| m.ino()) else { continue };
-            let known = self.done.get(&place.dir) == Some(&inode);
-            done.insert(place.dir.clone(), inode);
-            if known {
-                continue;
-            }
-            if place.version == Version::V1 {
-                // Only memory's hierarchy has the files.
-                let _ = ask_for_oom(&place.dir, oom);
-                continue;
-            }
-            for (threshold, t) in thresholds.iter().enumerate() {
-                let file = open_trigger(&place.dir, t).ok();
-                out.extend(file.map(|file| Trigger { place: place.clone(), threshold, file, last: None }));
-            }
-        }
-        self.done = done;
-        out
-    }
-}
-
-/// `cgroup.event_control` takes the counter's number and that of the file which it is about.
-fn ask_for_oom(dir: &Path, counter: BorrowedFd<'_>) -> std::io::Result<()> {
-    let about = File::open(dir.join("memory.oom_control"))?;
-    put(&dir.join("cgroup.event_control"), &format!("{} {}", counter.as_raw_fd(), about.as_raw_fd()))
-}
-
-fn open_trigger(dir: &Path, threshold: &Threshold) -> std::io::Result<File> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-        .open(dir.join(threshold.file))?;
-    file.write_all(threshold.text.as_bytes())?;
-    Ok(file)
 }

@@ -12,9 +12,10 @@ use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
 use cgrove_core::knobs::{Unset, find, knobs, witness};
 use cgrove_core::plan::{Prune, files_to_read};
 
+use crate::file::proc_dir;
 use crate::host::{Host, Mount, Parents};
 use crate::mark::Identity;
-use crate::paths::{Tree, cgroup_of, proc_dir};
+use crate::paths::{Tree, cgroup_of};
 use crate::{Fault, procs};
 
 /// What to look at.

@@ -89,11 +89,6 @@ pub(crate) fn target<'a>(file: &'a str, value: &'a str) -> (&'a str, &'a str) {
     }
 }
 
-/// `/proc/PID`, and what is in it.
-pub fn proc_dir(pid: i32) -> PathBuf {
-    Path::new("/proc").join(pid.to_string())
-}
-
 /// A process's path in the hierarchy of that label.
 pub fn cgroup_of(cgroup_file: &str, label: &str) -> Option<String> {
     if label == V2_LABEL {

@@ -7,7 +7,7 @@ use std::path::Path;
 use cgrove_core::placement::parse_pid;
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 
-use crate::paths::proc_dir;
+use crate::file::proc_dir;
 use crate::{procs, view};
 
 /// Longest part of a pid file that is read; PostgreSQL's has several lines.

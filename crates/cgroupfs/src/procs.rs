@@ -7,7 +7,7 @@ use std::path::Path;
 use cgrove_core::placement::{Process, Processes};
 use cgrove_core::rules::{AllTraits, Needs, Traits};
 
-use crate::paths::proc_dir;
+use crate::file::proc_dir;
 use crate::view;
 
 /// As much of a command line as rules see.

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
-use crate::paths::proc_dir;
+use crate::file::proc_dir;
 
 /// Kept for the life of the process: later, Landlock may forbid to look at init.
 static ROOT: OnceLock<Option<OwnedFd>> = OnceLock::new();

@@ -8,6 +8,17 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
+/// What happens to groups and their files.
+pub(crate) fn tree_flags() -> AddWatchFlags {
+    AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_MODIFY
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_ONLYDIR
+}
+
 /// Non-blocking; poll its descriptor, then [`Watch::drain`].
 pub struct Watch {
     inotify: Inotify,
@@ -41,19 +52,12 @@ impl Watch {
 
     /// Watches exactly these directories.
     pub fn set(&mut self, wanted: impl IntoIterator<Item = PathBuf>) -> Watched {
-        let flags = AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MODIFY
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_ONLYDIR;
         let mut old = std::mem::take(&mut self.dirs);
         let mut out = Watched::default();
         for dir in wanted {
             let known = old.remove(&dir);
             out.added += usize::from(known.is_none());
-            match known.map_or_else(|| self.inotify.add_watch(&dir, flags), Ok) {
+            match known.map_or_else(|| self.inotify.add_watch(&dir, tree_flags()), Ok) {
                 Ok(wd) => {
                     self.names.insert(wd, dir.clone());
                     self.dirs.insert(dir, wd);

@@ -10,7 +10,7 @@ use cgrove_core::event::{Event, Filter, Kind};
 use cgrove_core::ids::GroupPath;
 use tokio::sync::watch;
 
-use crate::status::now_millis;
+use crate::clock::now_millis;
 
 pub(crate) use kernel::{Ears, run};
 

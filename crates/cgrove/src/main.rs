@@ -22,6 +22,7 @@ mod store;
 
 mod serve;
 
+mod clock;
 mod progress;
 mod pulse;
 mod service;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::approvals;
+use crate::clock::now;
 use crate::engine::{Engine, EngineError};
 use crate::events::Ears;
 use crate::hands::Hands;
@@ -22,7 +23,7 @@ use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::source::Document;
 use crate::source::last_good;
-use crate::status::{Board, Failure, now};
+use crate::status::{Board, Failure};
 use crate::tasks;
 use cgrove_config::Config;
 

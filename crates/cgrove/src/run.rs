@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::clock::now;
 use crate::confine::Confinement;
 use crate::demo::{self, Demo};
 use crate::engine::{Engine, EngineError};
@@ -20,7 +21,7 @@ use crate::hands::Hands;
 use crate::reconcile::Reconciler;
 use crate::serve::{self, Library, Port, Proof};
 use crate::source::{self, Demands, Intake};
-use crate::status::{Board, now};
+use crate::status::Board;
 use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
 use crate::{permission, privileges, sampler, service, term};

@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::approvals;
-use crate::status::{Board, DocumentStatus, Refused, now};
+use crate::clock::now;
+use crate::status::{Board, DocumentStatus, Refused};
 pub(crate) use demands::Demands;
 
 /// An approval is looked for this often while one is waited for.

@@ -1,7 +1,6 @@
 //! What the daemon knows about itself: written by its tasks, read by `get_status`, `/readyz` and `/metrics`.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use cgrove_core::plan::{Guard, Note};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -222,14 +221,4 @@ impl Board {
         let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Status { usage, ..self.update(|s| s.clone()) }
     }
-}
-
-/// Now, in Unix milliseconds.
-pub(crate) fn now_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
-}
-
-/// Now, in Unix seconds.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

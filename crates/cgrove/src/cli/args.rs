@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use super::client::Whom;
 use cgrove_config::DEFAULT_PATH;
 
 /// Declarative cgroups for compute nodes: one tree in ZooKeeper, made true and measured on every node.
@@ -72,6 +71,30 @@ pub(crate) enum Origin {
     Host,
 }
 
+/// Whom to ask, if not this node's daemon.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct Whom {
+    /// Ask the daemon at this address instead of this node's own
+    #[arg(long, value_name = "ws://HOST:PORT|wss://HOST:PORT")]
+    pub(super) url: Option<String>,
+    /// A file with the token that the daemon wants
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Who signed the certificate of a wss:// address (PEM)
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub(super) ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Column {
+    Name,
+    Cpu,
+    Memory,
+    Io,
+    Tasks,
+    Pressure,
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct UsageArgs {
     /// How many slots to ask for; the table shows rates over them [default: 2]
@@ -117,8 +140,8 @@ pub(crate) struct EventsArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TopArgs {
     /// Begin with this sorted first
-    #[arg(long, value_enum, default_value_t = super::top::Column::Cpu)]
-    pub(super) sort: super::top::Column,
+    #[arg(long, value_enum, default_value_t = Column::Cpu)]
+    pub(super) sort: Column,
     /// Begin with all groups in one list
     #[arg(long)]
     pub(super) flat: bool,

@@ -1,7 +1,6 @@
 //! The command line as a client of a daemon: this node's own, or any other by its address.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,25 +19,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::args::Args;
+use super::args::{Args, Whom};
 use super::document;
 use crate::exit::Exit;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Whom to ask, if not this node's daemon.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct Whom {
-    /// Ask the daemon at this address instead of this node's own
-    #[arg(long, value_name = "ws://HOST:PORT|wss://HOST:PORT")]
-    url: Option<String>,
-    /// A file with the token that the daemon wants
-    #[arg(long, value_name = "FILE", requires = "url")]
-    token_file: Option<PathBuf>,
-    /// Who signed the certificate of a wss:// address (PEM)
-    #[arg(long, value_name = "FILE", requires = "url")]
-    ca: Option<PathBuf>,
-}
 
 trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Both for T {}

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use cgrove_config::Config;
 use serde_json::{Value, json};
 
-use super::args::Args;
-use super::client::{Client, Whom};
+use super::args::{Args, Whom};
+use super::client::Client;
 use super::runtime::in_runtime;
 use crate::exit::Exit;
 use crate::term::{self, Paint};

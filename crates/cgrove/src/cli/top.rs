@@ -11,12 +11,11 @@ use ratatui::crossterm::event::{self, Event};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::args::{Args, TopArgs};
-use super::client::{Client, Whom};
+use super::args::{Args, TopArgs, Whom};
+use super::client::Client;
 use super::runtime::in_runtime;
 use crate::exit::Exit;
 use keys::Wish;
-pub(crate) use state::Column;
 use state::State;
 
 /// The age of what is shown counts on this often.

@@ -33,7 +33,7 @@ pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
     }
     let mut report = Vec::new();
     for (pid, (group, why)) in pids.iter().zip(reasons) {
-        let text = std::fs::read_to_string(paths::proc_dir(*pid).join("cgroup")).unwrap_or_default();
+        let text = std::fs::read_to_string(cgrove_cgroupfs::proc_dir(*pid).join("cgroup")).unwrap_or_default();
         let places: Vec<_> =
             host.mounts.iter().filter_map(|m| Some((m.label.clone(), paths::cgroup_of(&text, &m.label)?))).collect();
         let moves: BTreeSet<_> = look.misplaced.moves.iter().filter(|m| m.pid == *pid).map(|m| &m.hierarchy).collect();
@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
             }
             Some(group) => settled(&config, &host, &desired, group, &text, &refused),
         };
-        let name = std::fs::read_to_string(paths::proc_dir(*pid).join("comm")).unwrap_or_default();
+        let name = std::fs::read_to_string(cgrove_cgroupfs::proc_dir(*pid).join("comm")).unwrap_or_default();
         if args.global.json() {
             let places: serde_json::Map<_, _> = places.into_iter().map(|(h, p)| (h, p.into())).collect();
             report.push(json!({"pid": pid, "name": name.trim(), "group": group, "why": why, "state": state, "left_alone": alone, "places": places}));

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Event, MOST_LINES, Reconciler};
+use crate::clock::now;
 use crate::engine::Round;
 use crate::events::News;
-use crate::status::{Failure, Held, now};
+use crate::status::{Failure, Held};
 use crate::tasks::{self, Synced};
 
 impl Reconciler {

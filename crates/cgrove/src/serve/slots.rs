@@ -45,7 +45,7 @@ impl Range {
             (Some(node), Some(redis)) => redis.newest_of(node, keep).await?,
             (Some(_), None) => return Err("other nodes' slots are in Redis, which this node does not use".into()),
         };
-        let (first, last) = slots.within(newest, crate::status::now(), keep);
+        let (first, last) = slots.within(newest, crate::clock::now(), keep);
         let ahead: VecDeque<u64> = slots.wanted(first, last).collect();
         let step = slots.step.unwrap_or(1);
         let mut before = None;

@@ -75,7 +75,7 @@ pub(crate) fn signature(bytes: &[u8]) -> Option<Signature> {
 
 /// A serial number for what is signed now: later than that of `before`, whatever this host's clock says.
 pub(crate) fn serial_after(before: &[u8]) -> u64 {
-    crate::status::now_millis().max(signature(before).map_or(0, |s| s.serial.saturating_add(1)))
+    crate::clock::now_millis().max(signature(before).map_or(0, |s| s.serial.saturating_add(1)))
 }
 
 /// The document with a signature by the private key in `file`.

@@ -15,9 +15,10 @@ use tracing::{info, warn};
 
 use super::link::{Link, PATIENCE};
 use super::ring::Ring;
+use crate::clock::now;
 use crate::progress::Progress;
 use crate::pulse::Pulse;
-use crate::status::{Board, now};
+use crate::status::Board;
 use cgrove_config::Config;
 
 /// Redis is tried again this often; the design promises at most 2 s.

@@ -443,7 +443,7 @@ fn a_burst_shrinks_before_the_limit_and_grows_after_it() {
 
 #[test]
 fn declared_and_kernel_stand_side_by_side() {
-    let document = r#"{"cpu": {"sub_cgroup": {"a": {"conf": {"share": 2048}}, "b": {}}}}"#;
+    let document = r#"{"cpu": {"sub_cgroup": {"a": {"conf": {"share": 2048}}, "b": {"conf": {}}}}}"#;
     let actual = with("cpu", &[("/a", ours(&[("cpu.shares", "1024")], &[]))]);
     let rows = |at: &str| {
         let rows = compare(&parse(document.as_bytes()).unwrap(), &actual, &Policy::default(), &path(at));

@@ -8,7 +8,8 @@ use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row as Shown, Spa
 use serde_json::Value;
 
 use super::keys::HELP;
-use super::state::{Column, Row, State};
+use super::state::{Row, State};
+use crate::cli::args::Column;
 use crate::cli::figures::bytes;
 
 pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {

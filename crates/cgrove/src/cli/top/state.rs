@@ -5,34 +5,24 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::cli::args::Column;
 use crate::cli::figures::{Figures, collect};
 
 /// Slots that can be looked back through.
 const KEPT: usize = 300;
 const MOST_EVENTS: usize = 500;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Column {
-    Name,
-    Cpu,
-    Memory,
-    Io,
-    Tasks,
-    Pressure,
-}
+/// The columns as they stand, and as `s` goes through them.
+const COLUMNS: [Column; 6] = [Column::Name, Column::Cpu, Column::Memory, Column::Io, Column::Tasks, Column::Pressure];
 
-impl Column {
-    pub(super) const ALL: [Self; 6] = [Self::Name, Self::Cpu, Self::Memory, Self::Io, Self::Tasks, Self::Pressure];
-
-    fn of(self, f: &Figures) -> Option<f64> {
-        match self {
-            Self::Name => None,
-            Self::Cpu => f.cores,
-            Self::Memory => f.memory,
-            Self::Io => Some(f.read? + f.written?),
-            Self::Tasks => f.tasks.map(|n| n as f64),
-            Self::Pressure => f.pressure,
-        }
+fn value(column: Column, f: &Figures) -> Option<f64> {
+    match column {
+        Column::Name => None,
+        Column::Cpu => f.cores,
+        Column::Memory => f.memory,
+        Column::Io => Some(f.read? + f.written?),
+        Column::Tasks => f.tasks.map(|n| n as f64),
+        Column::Pressure => f.pressure,
     }
 }
 
@@ -168,8 +158,8 @@ impl State {
     pub(super) fn history(&self, path: &str, column: Column) -> Vec<u64> {
         let scale = if column == Column::Cpu { 1000.0 } else { 1.0 };
         let until = self.slots.len().saturating_sub(self.back);
-        let value = |(_, groups): &(u64, BTreeMap<String, Figures>)| groups.get(path).and_then(|f| column.of(f));
-        self.slots.iter().take(until).map(|slot| (value(slot).unwrap_or(0.0) * scale) as u64).collect()
+        let then = |(_, groups): &(u64, BTreeMap<String, Figures>)| groups.get(path).and_then(|f| value(column, f));
+        self.slots.iter().take(until).map(|slot| (then(slot).unwrap_or(0.0) * scale) as u64).collect()
     }
 
     pub(super) fn rows(&self) -> Vec<Row> {
@@ -213,7 +203,7 @@ impl State {
     fn order(&self, a: (&str, &Figures), b: (&str, &Figures)) -> std::cmp::Ordering {
         let by_name = || if self.sort == Column::Name && !self.rising { b.0.cmp(a.0) } else { a.0.cmp(b.0) };
         // What is not measured comes last, whichever way the rest is sorted.
-        let by_value = match (self.sort.of(a.1), self.sort.of(b.1)) {
+        let by_value = match (value(self.sort, a.1), value(self.sort, b.1)) {
             (Some(x), Some(y)) if self.rising => x.total_cmp(&y),
             (Some(x), Some(y)) => y.total_cmp(&x),
             (x, y) => y.is_some().cmp(&x.is_some()),
@@ -249,8 +239,8 @@ impl State {
     }
 
     pub(super) fn next_sort(&mut self) {
-        let at = Column::ALL.iter().position(|c| *c == self.sort).unwrap_or(0);
-        self.sort = Column::ALL[(at + 1) % Column::ALL.len()];
+        let at = COLUMNS.iter().position(|c| *c == self.sort).unwrap_or(0);
+        self.sort = COLUMNS[(at + 1) % COLUMNS.len()];
         self.rising = self.sort == Column::Name;
     }
 
@@ -278,91 +268,4 @@ fn ancestors(path: &str) -> impl Iterator<Item = &str> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use serde_json::json;
-
-    pub(in crate::cli::top) fn slot(n: u64) -> Value {
-        let group = |usage: u64| json!({ "value": { "usage": usage * 1_000_000 } });
-        let clients = json!({ "value": { "usage": 900_000_000_u64 }, "sub_cgroup": { "vm-1": group(200 + n), "vm-2": group(700) } });
-        json!({ "subscription": "slots", "slot": n, "value": {
-            "cpu": { "value": { "usage": 1_400_000_000_u64 }, "sub_cgroup": { "clients": clients, "web": group(500) } },
-            "memory": { "value": { "current": 5 << 20 }, "sub_cgroup": { "web": { "value": { "current": 3 << 20 } } } },
-        } })
-    }
-
-    fn state() -> State {
-        let mut state = State::new(Column::Cpu, false);
-        (1..=5).for_each(|n| state.take(&slot(n)));
-        state
-    }
-
-    fn paths(state: &State) -> Vec<String> {
-        state.rows().into_iter().map(|r| r.path).collect()
-    }
-
-    #[test]
-    fn the_tree_is_sorted_level_by_level_and_the_list_as_a_whole() {
-        let mut s = state();
-        assert_eq!(paths(&s), ["/", "/clients", "/clients/vm-2", "/clients/vm-1", "/web"]);
-        s.sort = Column::Memory;
-        assert_eq!(paths(&s), ["/", "/web", "/clients", "/clients/vm-1", "/clients/vm-2"]);
-        (s.flat, s.sort) = (true, Column::Cpu);
-        assert_eq!(paths(&s), ["/", "/clients", "/clients/vm-2", "/web", "/clients/vm-1"]);
-        (s.sort, s.rising) = (Column::Name, false);
-        assert_eq!(paths(&s)[0], "/web");
-    }
-
-    #[test]
-    fn a_filter_shows_what_leads_to_its_hits() {
-        let mut s = state();
-        s.selected = "/clients".into();
-        s.fold(false);
-        assert_eq!(paths(&s), ["/", "/clients", "/web"]);
-        s.filter = "VM-1".into();
-        assert_eq!(paths(&s), ["/", "/clients", "/clients/vm-1"]);
-        s.flat = true;
-        assert_eq!(paths(&s), ["/clients/vm-1"]);
-    }
-
-    #[test]
-    fn keys_for_moving_and_folding() {
-        let mut s = state();
-        s.go(3);
-        assert_eq!(s.selected, "/clients/vm-1");
-        s.fold(false);
-        assert_eq!(s.selected, "/clients");
-        s.fold(false);
-        s.go(100);
-        assert_eq!(s.selected, "/web");
-        s.go(-100);
-        s.fold(true);
-        assert_eq!((s.selected.as_str(), s.rows().len()), ("/", 3));
-    }
-
-    #[test]
-    fn looking_back_stays_at_its_slot_until_it_comes_back_to_now() {
-        let mut s = state();
-        s.travel(2);
-        assert_eq!(s.shown().unwrap().0, 3);
-        s.take(&slot(6));
-        assert_eq!((s.shown().unwrap().0, s.paused), (3, true));
-        s.travel(-100);
-        s.take(&slot(7));
-        assert_eq!((s.shown().unwrap().0, s.paused), (7, false));
-        s.travel(1000);
-        assert_eq!(s.shown().unwrap().0, 1);
-        assert_eq!(s.history("/clients/vm-1", Column::Cpu), [201]);
-    }
-
-    #[test]
-    fn the_past_comes_once_and_in_order() {
-        let mut s = State::new(Column::Cpu, false);
-        s.take(&slot(9));
-        let past: serde_json::Map<String, Value> = (5..=9).map(|n| (n.to_string(), slot(n)["value"].clone())).collect();
-        let mut past = Value::Object(past);
-        past["id"] = "past".into();
-        s.take(&past);
-        assert_eq!((s.shown().unwrap().0, s.history("/web", Column::Cpu).len()), (9, 5));
-    }
-}
+pub(super) mod tests;
