@@ -207,5 +207,5 @@ pub fn descriptor_budget() -> usize {
     let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
     let limit = usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX);
     // The rest is for clients, stores and the source.
-    limit.saturating_sub(2048).max(limit / 2)
+    limit.saturating_sub(2048).max(limit / 4)
 }

@@ -28,6 +28,8 @@ pub(super) struct Range {
     /// What the reply begins with, until it is written.
     head: Option<Bytes>,
     ended: bool,
+    /// Redis did not answer: the rest of the range does not wait for it again.
+    away: bool,
 }
 
 impl Range {
@@ -48,13 +50,13 @@ impl Range {
         let (first, last) = slots.within(newest, crate::clock::now(), keep);
         let ahead: VecDeque<u64> = slots.wanted(first, last).collect();
         let step = slots.step.unwrap_or(1);
-        let mut before = None;
+        let (mut before, mut away) = (None, false);
         if view.rates
             && let Some(seed) = ahead.front().and_then(|first| first.checked_sub(step))
         {
-            before = take(library, node.as_deref(), &[seed]).await?.pop_front();
+            before = take(library, node.as_deref(), &[seed], &mut away).await?.pop_front();
         }
-        Ok(Self { ahead, view, node, before, step, head: Some(Bytes::from(head)), ended: false })
+        Ok(Self { ahead, view, node, before, step, head: Some(Bytes::from(head)), ended: false, away })
     }
 
     /// The next pieces of the reply, at least one, which together are one JSON object; `None` after the last.
@@ -71,7 +73,7 @@ impl Range {
     async fn chunk(&mut self, library: &Library) -> Pieces {
         let wanted: Vec<u64> = self.ahead.drain(..self.ahead.len().min(CHUNK)).collect();
         let mut pieces = Vec::with_capacity(wanted.len() * 2 + 1);
-        match take(library, self.node.as_deref(), &wanted).await {
+        match take(library, self.node.as_deref(), &wanted, &mut self.away).await {
             Ok(found) if self.view.is_whole() => {
                 for (slot, bytes) in found {
                     self.put(&mut pieces, slot, bytes);
@@ -131,20 +133,25 @@ impl Range {
 }
 
 /// The slots that exist, oldest first.
-async fn take(library: &Library, node: Option<&str>, wanted: &[u64]) -> Result<VecDeque<(u64, Bytes)>, String> {
+async fn take(
+    library: &Library,
+    node: Option<&str>,
+    wanted: &[u64],
+    away: &mut bool,
+) -> Result<VecDeque<(u64, Bytes)>, String> {
     let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(VecDeque::new()) };
     let mut found = if node.is_some() { Default::default() } else { library.ring.range(*first, *last) };
     found.retain(|slot, _| wanted.binary_search(slot).is_ok());
-    if let Some(redis) = &library.redis {
+    if let Some(redis) = library.redis.as_ref().filter(|_| !*away) {
         let missing: Vec<u64> = wanted.iter().copied().filter(|slot| !found.contains_key(slot)).collect();
         if !missing.is_empty() {
             let _turn = library.wide.acquire().await;
-            let more = redis.fetch(node, &missing, LARGEST).await;
-            found.extend(
-                more.ok_or_else(|| {
-                    format!("more than {} MiB from Redis: ask for fewer slots at a time", LARGEST >> 20)
-                })?,
-            );
+            let (more, gone) = redis
+                .fetch(node, &missing, LARGEST)
+                .await
+                .ok_or_else(|| format!("more than {} MiB from Redis: ask for fewer slots at a time", LARGEST >> 20))?;
+            *away = gone;
+            found.extend(more);
         }
     }
     Ok(found.into_iter().collect())

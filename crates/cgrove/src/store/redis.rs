@@ -122,22 +122,22 @@ impl Redis {
     }
 
     /// The stored bytes of these slots, where they exist; within `budget` bytes, or `None`. They are this node's, unless
-    /// another's were asked for. Redis being away costs what only it has, not the answer.
+    /// another's were asked for. Redis being away costs what only it has, not the answer; the flag says that it is.
     pub(crate) async fn fetch(
         &self,
         node: Option<&str>,
         slots: &[u64],
         mut budget: usize,
-    ) -> Option<Vec<(u64, Bytes)>> {
+    ) -> Option<(Vec<(u64, Bytes)>, bool)> {
         let mut out = Vec::new();
         let prefix = match node {
             Some(node) => self.prefix_of(node),
             None => self.claimed.load(Ordering::Relaxed).then(|| self.config.redis.prefix.clone()),
         };
-        let Some(prefix) = prefix else { return Some(out) };
+        let Some(prefix) = prefix else { return Some((out, false)) };
         for chunk in slots.chunks(BATCH) {
             let gets: Vec<Cmd> = chunk.iter().map(|slot| Cmd::get(format!("{prefix}/account/{slot}"))).collect();
-            let Ok(values) = self.ask(&gets).await else { break };
+            let Ok(values) = self.ask(&gets).await else { return Some((out, true)) };
             // What is no string, or no JSON object, is not ours; it would spoil the answer that it is put into.
             let values = values.into_iter().map(|v| redis::from_redis_value::<Option<Vec<u8>>>(v).ok().flatten());
             let values = values.map(|v| v.filter(|bytes| is_slot(bytes)));
@@ -147,7 +147,7 @@ impl Redis {
                 out.push((*slot, Bytes::from(value)));
             }
         }
-        Some(out)
+        Some((out, false))
     }
 
     /// Which of these slots Redis lacks.
