@@ -296,6 +296,12 @@ def test_events_come_within_a_second(running, processes):
     assert {e["kind"] for e in only} == {"group_appeared", "group_disappeared"}
     last = only[-1]["seq"]
     assert all(e["seq"] > last for e in running.ask("get_events", after=last)["events"])
+    # Whoever goes on from what is known misses nothing, however few come at a time.
+    seen, after = [], 0
+    while more := running.ask("get_events", after=after, nr=2)["events"]:
+        seen += [e["seq"] for e in more]
+        after = seen[-1]
+    assert kit.consecutive(seen)
 
 
 def receive_event(sock, kind, group):
@@ -322,6 +328,57 @@ def test_lack_of_memory_is_told_on_either_version(running, processes):
 
     event = eventually(told)[-1]
     assert began <= event["time"] / 1000 <= died + 1.5 * kit.PATIENCE and event["count"] == 1
+
+
+def test_a_group_made_anew_is_watched_again(running):
+    """Nothing tells whoever watches a directory that it went; the new one has to be watched, for drift and events alike."""
+    inode = lambda: running.group("cpu", "/web/a").stat().st_ino
+    for _ in range(2):
+        before = inode()
+        running.group("cpu", "/web/a").rmdir()
+        eventually(lambda: inode() != before)
+    time.sleep(1.5)
+    running.make("cpu", "/web/a/inner")
+    eventually(lambda: [e for e in running.ask("get_events", group="/web/a/inner")["events"] if e["kind"] == "group_appeared"])
+    # Drift is seen within a second, long before the next resync.
+    running.set_shares("/web", 77)
+    eventually(lambda: int(running.read("cpu", "/web", "cpu.weight" if V2 else "cpu.shares")) != 77, timeout=8)
+
+
+def test_a_redis_user_who_may_not_add_events_still_gets_slots(node, redis_server):
+    redis_server.client.execute_command("ACL", "SETUSER", "node", "on", ">secret", "~*", "+get", "+set", "+setex", "+exists", "+expire", "+del")
+    node.write_tree(TREE)
+    node.configure(redis={"url": f"redis://node:secret@127.0.0.1:{redis_server.port}"}).start()
+    eventually(lambda: node.status()["store"]["written_total"] >= 3, timeout=20)
+    assert never(lambda: not node.status()["store"]["connected"], during=3)
+    assert node.log.read_text().count("events are not stored") == 1
+
+
+def test_who_does_not_read_an_answer_is_cut_off(node):
+    """A plain GET of a large range that nobody reads ends like a slow WebSocket."""
+    groups = {f"g{i}".ljust(120, "-"): {} for i in range(1500)}
+    node.write_tree({"controllers": ["cpu", "memory"], "groups": groups})
+    node.configure().start()
+    eventually(lambda: node.status()["usage"]["slots_total"] >= 8, timeout=30)
+    before = node.status()["server"]["connections"]
+    sock = kit.socket.create_connection(("127.0.0.1", node.port))
+    sock.sendall(b"GET /api/v1/show_account?nr_slot=300 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    eventually(lambda: node.status()["server"]["connections"] > before)
+    eventually(lambda: node.status()["server"]["connections"] <= before, timeout=25)
+    sock.close()
+
+
+@kit.only_v2
+def test_a_kill_in_an_inner_groups_leaf_is_told(node, processes):
+    """The kernel counts it for the leaf, which nobody sees; its group is told."""
+    node.write_tree({"groups": {"a": {"knobs": {"memory.max": "32M"}, "pid_files": [str(node.directory / "pid")], "groups": {"b": {}}}}})
+    node.configure().start()
+    hog = "import time\nwhile '/a' not in open('/proc/self/cgroup').read(): time.sleep(.01)\ntime.sleep(1)\nx = bytearray(200 << 20)"
+    process = processes("/usr/bin/python3", "-c", hog)
+    node.pid_file("pid", process.pid)
+    assert process.wait(60) != 0
+    kills = lambda: [e["group"] for e in node.ask("get_events", kinds=["oom_kill"])["events"]]
+    assert eventually(kills) == ["/a"]
 
 
 @kit.only_v2

@@ -20,6 +20,7 @@ class Terminal:
         self.fd, self.process = fd, process
         self.screen = pyte.Screen(columns, lines)
         self.stream = pyte.ByteStream(self.screen)
+        self.raw = b""
 
     def read(self, wait=0.05):
         while select.select([self.fd], [], [], wait)[0]:
@@ -29,6 +30,7 @@ class Terminal:
                 return
             if not data:
                 return
+            self.raw += data
             self.stream.feed(data)
 
     def text(self):

@@ -104,8 +104,20 @@ def test_a_daemon_that_goes_and_comes_back(running):
 
 def test_nobody_there_is_said_in_plain_lines(node):
     node.write_tree(TREE)
-    result = node.run("top", check=69)
-    assert "is `cgrove run` running?" in result.stderr
+    with terminal(CGROVE, "--config", node.config, "top") as t:
+        t.shows("is `cgrove run` running?")
+        assert t.process.wait(10) == 69
+    # Without a terminal there is nothing to draw on.
+    assert "usage --follow" in node.run("top", check=64).stderr
+
+
+def test_a_signal_gives_the_screen_back(running):
+    with top(running) as t:
+        t.shows("live")
+        t.process.terminate()
+        assert t.process.wait(10) == 0
+        t.read()
+        assert t.raw.rstrip().endswith(b"\x1b[?25h") and b"\x1b[?1049l" in t.raw
 
 
 def certificates(directory):

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cgrove_core::actual::Version;
-use cgrove_core::ids::GroupPath;
+use cgrove_core::ids::{Controller, GroupPath};
 use cgrove_core::usage::{Collect, Reading, Template};
 
 use crate::file::look;
@@ -71,7 +71,11 @@ impl Sampler {
                         Reading::BlkioOperations => operations(io_source.get_or_insert_with(|| io_file(mount))),
                         _ => file_name(reading, mount),
                     };
-                    let whole = mount.version == Version::V2 && probe.group.is_root() && mount.dir.join(name).exists();
+                    // Memory's root has some of the files and not others: there the parent is measured.
+                    let whole = mount.version == Version::V2
+                        && probe.group.is_root()
+                        && reading.controller() != Controller::Memory
+                        && mount.dir.join(name).exists();
                     let tree = Tree::new(mount, parents);
                     let path = if whole { mount.dir.join(name) } else { tree.file(&probe.group, name) };
                     let root =

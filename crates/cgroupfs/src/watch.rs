@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -22,7 +23,8 @@ pub(crate) fn tree_flags() -> AddWatchFlags {
 /// Non-blocking; poll its descriptor, then [`Watch::drain`].
 pub struct Watch {
     inotify: Inotify,
-    dirs: HashMap<PathBuf, WatchDescriptor>,
+    /// With the inode that is watched: a group made anew is another one, and nothing tells that the old one went.
+    dirs: HashMap<PathBuf, (WatchDescriptor, u64)>,
     names: HashMap<WatchDescriptor, PathBuf>,
 }
 
@@ -55,17 +57,22 @@ impl Watch {
         let mut old = std::mem::take(&mut self.dirs);
         let mut out = Watched::default();
         for dir in wanted {
-            let known = old.remove(&dir);
+            let inode = std::fs::metadata(&dir).map_or(0, |m| m.ino());
+            let mut known = old.remove(&dir);
+            if let Some((stale, _)) = known.take_if(|(_, watched)| *watched != inode) {
+                self.names.remove(&stale);
+                let _ = self.inotify.rm_watch(stale);
+            }
             out.added += usize::from(known.is_none());
-            match known.map_or_else(|| self.inotify.add_watch(&dir, tree_flags()), Ok) {
+            match known.map_or_else(|| self.inotify.add_watch(&dir, tree_flags()), |(wd, _)| Ok(wd)) {
                 Ok(wd) => {
                     self.names.insert(wd, dir.clone());
-                    self.dirs.insert(dir, wd);
+                    self.dirs.insert(dir, (wd, inode));
                 }
                 Err(_) => out.missed += 1,
             }
         }
-        for (_, wd) in old {
+        for (_, (wd, _)) in old {
             self.names.remove(&wd);
             let _ = self.inotify.rm_watch(wd);
         }

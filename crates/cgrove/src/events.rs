@@ -76,7 +76,11 @@ impl Journal {
             i.events.drain(..over);
             i.newest
         });
-        self.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+        self.newest.send_if_modified(|known| {
+            let more = newest > *known;
+            *known = newest.max(*known);
+            more
+        });
     }
 
     /// The oldest events after that number, at most so many.
@@ -87,14 +91,20 @@ impl Journal {
         })
     }
 
-    /// The newest events that a filter wants, oldest first.
-    pub(crate) fn newest(&self, filter: &Filter, after: u64, most: usize) -> Vec<Arc<Event>> {
-        let mut out: Vec<_> = self.with(|i| {
-            let wanted = i.events.iter().rev().take_while(|e| e.seq > after).filter(|e| filter.wants(e));
-            wanted.take(most).cloned().collect()
-        });
-        out.reverse();
-        out
+    /// Events that a filter wants, oldest first: the newest, or the first after one that is known. And the number of the
+    /// newest of all.
+    pub(crate) fn select(&self, filter: &Filter, after: Option<u64>, most: usize) -> (Vec<Arc<Event>>, u64) {
+        self.with(|i| {
+            let wanted = i.events.iter().filter(|e| e.seq > after.unwrap_or(0) && filter.wants(e));
+            let events = if after.is_some() {
+                wanted.take(most).cloned().collect()
+            } else {
+                let mut newest: Vec<_> = wanted.rev().take(most).cloned().collect();
+                newest.reverse();
+                newest
+            };
+            (events, i.newest)
+        })
     }
 
     /// The oldest events that Redis lacks.
@@ -131,8 +141,11 @@ mod tests {
         assert_eq!((texts(journal.after(3, 1)), journal.after(5, 1).len()), (vec!["3".to_owned()], 0));
         assert_eq!(*follow.borrow(), 5);
         let empty = Filter { group: None, kinds: Some(vec![Kind::Empty]) };
-        assert_eq!(texts(journal.newest(&empty, 0, 10)), ["4"]);
-        assert_eq!(texts(journal.newest(&Filter::default(), 0, 2)), ["3", "4"]);
+        assert_eq!(texts(journal.select(&empty, None, 10).0), ["4"]);
+        assert_eq!(texts(journal.select(&Filter::default(), None, 2).0), ["3", "4"]);
+        // Whoever goes on from what he knows misses nothing, however few he takes at a time.
+        assert_eq!(texts(journal.select(&Filter::default(), Some(3), 1).0), ["3"]);
+        assert_eq!(journal.select(&empty, Some(5), 1), (Vec::new(), 5));
         assert_eq!(journal.totals().0.iter().map(|(_, n)| n).sum::<u64>(), 5);
     }
 

@@ -7,6 +7,7 @@ mod group;
 mod half_open;
 mod metrics;
 mod page;
+mod patient;
 mod port;
 mod refusals;
 mod request;
@@ -181,7 +182,7 @@ async fn connection(raw: Raw, mut ends: Ends, library: Arc<Library>, permit: Arc
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(patient::Patient::new(stream)), service)
         .with_upgrades();
     tokio::select! {
         () = gone.cancelled() => {}
@@ -225,6 +226,7 @@ async fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>
         }
         "/metrics" if !roles.usage => text(StatusCode::FORBIDDEN, format!("{}\n", request::lacks("usage"))),
         "/metrics" => {
+            let _turn = library.wide.acquire().await;
             let page = tokio::task::block_in_place(|| metrics::render(&library));
             if access::wants_classic_metrics(request.headers()) {
                 respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::classic(&page))

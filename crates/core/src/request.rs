@@ -101,6 +101,9 @@ const COMMANDS: [&str; 8] =
 
 const SHAPE: &str = r#"a request is {"cmd": "show_account", "args": {"nr_slot": 2}}"#;
 
+/// Groups have at most so many levels.
+const DEEPEST: u64 = 16;
+
 /// An `id` longer than this is no mark but a burden.
 const LONGEST_ID: usize = 256;
 
@@ -218,8 +221,14 @@ fn view(args: &Map<String, Value>) -> Result<View, String> {
         Some(value) => return Err(format!("args.rates is {value}: must be true or false")),
     };
     let known = || Controller::ALL.map(Controller::name).join(", ");
-    let controllers = names(args, "controllers", Controller::parse, known)?;
-    Ok(View { group: group(args)?, depth: number(args, "depth")?, controllers, rates })
+    let mut controllers = names(args, "controllers", Controller::parse, known)?;
+    if let Some(list) = &mut controllers {
+        list.sort_unstable();
+        list.dedup();
+    }
+    // No tree is deeper: all such views are one.
+    let depth = number(args, "depth")?.filter(|depth| *depth < DEEPEST);
+    Ok(View { group: group(args)?, depth, controllers, rates })
 }
 
 fn filter(args: &Map<String, Value>) -> Result<Filter, String> {

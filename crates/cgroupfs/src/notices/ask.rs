@@ -6,13 +6,17 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cgrove_core::actual::Version;
 use nix::libc;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 
-use super::Place;
+use super::{Notice, Place, What};
 use crate::file::put;
+
+/// The same threshold is told anew when it was not crossed for so long.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// A threshold of one group, as the kernel watches it; opened by whoever may write there.
 pub struct Trigger {
@@ -20,6 +24,28 @@ pub struct Trigger {
     pub(super) threshold: usize,
     pub(super) file: File,
     pub(super) last: Option<Instant>,
+}
+
+impl Trigger {
+    pub(super) fn dir(&self) -> &Path {
+        &self.place.dir
+    }
+
+    /// The threshold was crossed; told anew only after it was quiet for a while.
+    pub(super) fn fired(&mut self) -> Option<Notice> {
+        let now = Instant::now();
+        let quiet = self.last.is_none_or(|last| now - last > QUIET);
+        self.last = Some(now);
+        let (hierarchy, group) = (self.place.hierarchy.clone(), self.place.group.clone());
+        quiet.then_some(Notice { hierarchy, group, what: What::Pressure { threshold: self.threshold } })
+    }
+}
+
+/// Lets triggers go, elsewhere: each takes the kernel about 10 ms.
+pub(super) fn close(triggers: Vec<Trigger>) {
+    if !triggers.is_empty() {
+        let _ = std::thread::Builder::new().name("closing".into()).spawn(move || drop(triggers));
+    }
 }
 
 /// What was asked of the kernel for each group, so that it is asked once. Belongs to whoever may write cgroup files.
@@ -53,21 +79,29 @@ impl Asked {
         let mut done = HashMap::new();
         for place in v1.chain(v2) {
             let Ok(inode) = fs::metadata(&place.dir).map(|m| m.ino()) else { continue };
-            let known = self.done.get(&place.dir) == Some(&inode);
-            done.insert(place.dir.clone(), inode);
-            if known {
+            if self.done.get(&place.dir) == Some(&inode) {
+                done.insert(place.dir.clone(), inode);
                 continue;
             }
             if place.version == Version::V1 {
                 // Only memory's hierarchy has the files.
                 let _ = ask_for_oom(&place.dir, oom);
+                done.insert(place.dir.clone(), inode);
                 continue;
             }
             for (threshold, t) in thresholds.iter().enumerate() {
-                let file = open_trigger(&place.dir, t).ok();
-                out.extend(file.map(|file| Trigger { place: place.clone(), threshold, file, last: None }));
+                // What fails for lack of descriptors is tried again; where the kernel does not know pressure, it is cheap.
+                if let Ok(file) = open_trigger(&place.dir, t) {
+                    done.insert(place.dir.clone(), inode);
+                    out.push(Trigger { place: place.clone(), threshold, file, last: None });
+                }
             }
         }
+        // A group that is no longer among the nearest keeps its triggers for as long as it stands.
+        let stands = |dir: &PathBuf| places.iter().any(|p| p.dir == *dir);
+        let kept = std::mem::take(&mut self.done).into_iter().filter(|(dir, _)| !done.contains_key(dir) && stands(dir));
+        let kept: Vec<_> = kept.collect();
+        done.extend(kept);
         self.done = done;
         out
     }
@@ -85,6 +119,10 @@ fn open_trigger(dir: &Path, threshold: &Threshold) -> std::io::Result<File> {
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
         .open(dir.join(threshold.file))?;
+    // What only looks like a cgroup file is not written.
+    if fstatfs(&file).map_err(std::io::Error::from)?.filesystem_type() != CGROUP2_SUPER_MAGIC {
+        return Err(std::io::Error::from_raw_os_error(libc::EXDEV));
+    }
     file.write_all(threshold.text.as_bytes())?;
     Ok(file)
 }

@@ -17,6 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::args::{Args, Whom};
@@ -24,6 +25,14 @@ use super::document;
 use crate::exit::Exit;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A long range of a large tree takes its time.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Minutes of a large tree are one message.
+fn roomy() -> WebSocketConfig {
+    const MOST: Option<usize> = Some(1 << 30);
+    WebSocketConfig::default().max_message_size(MOST).max_frame_size(MOST)
+}
 
 trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Both for T {}
@@ -51,8 +60,9 @@ impl Client {
         let place = address.to_string();
         let attempt = async {
             let stream = reach(address).await.map_err(|e| e.to_string())?;
-            let (socket, _) =
-                tokio_tungstenite::client_async("ws://localhost/", stream).await.map_err(|e| {
+            let (socket, _) = tokio_tungstenite::client_async_with_config("ws://localhost/", stream, Some(roomy()))
+                .await
+                .map_err(|e| {
                     match e {
                 Error::Http(reply)
                     if matches!(reply.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) =>
@@ -94,16 +104,19 @@ impl Client {
             let stream: Box<dyn Both> = match tls {
                 None => Box::new(tcp),
                 Some(connector) => {
-                    let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
+                    let name =
+                        ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|e| e.to_string())?;
                     Box::new(connector.connect(name, tcp).await.map_err(|e| e.to_string())?)
                 }
             };
-            let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(|e| match e {
-                Error::Http(reply) if reply.status() == StatusCode::UNAUTHORIZED => {
-                    "it wants a token: --token-file FILE".to_owned()
-                }
-                e => e.to_string(),
-            })?;
+            let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(roomy()))
+                .await
+                .map_err(|e| match e {
+                    Error::Http(reply) if reply.status() == StatusCode::UNAUTHORIZED => {
+                        "it wants a token: --token-file FILE".to_owned()
+                    }
+                    e => e.to_string(),
+                })?;
             Ok(socket)
         };
         let socket = in_time(attempt).await.map_err(|e| Exit::unavailable(format!("{url}: {e}")))?;
@@ -137,7 +150,7 @@ impl Client {
     /// One request and its reply, as text.
     pub(super) async fn ask_text(&mut self, request: &Value) -> Result<String, Exit> {
         self.send(request).await?;
-        match tokio::time::timeout(PATIENCE, self.next()).await {
+        match tokio::time::timeout(LONGEST, self.next()).await {
             Ok(reply) => reply,
             Err(_) => Err(Exit::unavailable(format!("{}: no answer", self.place))),
         }

@@ -4,11 +4,13 @@ mod draw;
 mod keys;
 mod state;
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::args::{Args, TopArgs, Whom};
@@ -28,13 +30,24 @@ const PAST: u64 = 120;
 const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &Args, asked: &TopArgs) -> Result<u8, Exit> {
+    if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+        return Err(Exit::usage("top needs a terminal; `cgrove usage --follow` prints tables anywhere".into()));
+    }
     in_runtime(async {
         // Before the screen is taken: whoever cannot be reached is told in plain lines.
         let client = begin(args, &asked.whom).await?;
         let keys = listen();
-        let mut terminal = ratatui::init();
+        let signals = |e: std::io::Error| Exit::unavailable(format!("signals: {e}"));
+        let mut term = signal(SignalKind::terminate()).map_err(signals)?;
+        let mut hup = signal(SignalKind::hangup()).map_err(signals)?;
+        let mut terminal = ratatui::try_init().map_err(|e| Exit::unavailable(format!("the terminal: {e}")))?;
         let mut state = State::new(asked.sort, asked.flat);
-        let ended = watch(&mut terminal, &mut state, client, keys, args, asked).await;
+        let ended = tokio::select! {
+            ended = watch(&mut terminal, &mut state, client, keys, args, asked) => ended,
+            // The screen is given back whatever ends us.
+            _ = term.recv() => Ok(()),
+            _ = hup.recv() => Ok(()),
+        };
         ratatui::restore();
         ended.map(|()| 0)
     })?

@@ -36,7 +36,8 @@ pub(super) fn run(args: &Args, asked: &UsageArgs) -> Result<u8, Exit> {
         if !term::out(&shown) || !asked.follow {
             return Ok(0);
         }
-        follow(&mut client, asked, true, |message| {
+        let last = newest.and_then(|(slot, _)| slot.parse().ok()).unwrap_or(0);
+        follow(&mut client, asked, true, last, |message| {
             table(&message["slot"].to_string(), &message["value"], asked, Paint::stdout())
         })
         .await
@@ -64,17 +65,20 @@ async fn raw(client: &mut Client, asked: &UsageArgs) -> Result<u8, Exit> {
         "nr_slot": asked.slots.unwrap_or(2), "group": asked.group, "depth": asked.depth, "node": asked.node,
     } });
     let reply = client.ask_text(&request).await?;
-    understood(&reply).map_err(|e| Exit::usage(e.message))?;
+    let slots = understood(&reply).map_err(|e| Exit::usage(e.message))?;
+    let last = slots.as_object().into_iter().flatten().filter_map(|(slot, _)| slot.parse().ok()).max().unwrap_or(0);
     if !term::out(&reply) || !asked.follow {
         return Ok(0);
     }
-    follow(client, asked, false, |message| json!({ message["slot"].to_string(): message["value"] }).to_string()).await
+    follow(client, asked, false, last, |message| json!({ message["slot"].to_string(): message["value"] }).to_string())
+        .await
 }
 
 async fn follow(
     client: &mut Client,
     asked: &UsageArgs,
     rates: bool,
+    last: u64,
     show: impl Fn(&Value) -> String,
 ) -> Result<u8, Exit> {
     if asked.node.is_some() {
@@ -82,10 +86,11 @@ async fn follow(
     }
     let args = json!({ "to": "slots", "rates": rates, "group": asked.group, "depth": asked.depth });
     client.ask(&json!({ "cmd": "subscribe", "args": args })).await?;
-    // The newest slot comes at once; it has been shown.
-    client.next_json().await?;
     loop {
-        if !term::out(&show(&client.next_json().await?)) {
+        let message = client.next_json().await?;
+        // The newest slot comes at once; it may have been shown.
+        let new = message["slot"].as_u64().is_some_and(|slot| slot > last);
+        if new && !term::out(&show(&message)) {
             return Ok(0);
         }
     }

@@ -1,15 +1,15 @@
 //! What the kernel announces becomes events. The hands ask the kernel to tell (that is a write); this task listens.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cgrove_cgroupfs::notices::{Asked, Notice, Notices, Place, Threshold as Asking, What};
+use cgrove_cgroupfs::notices::{Asked, Notice, Notices, Place, Pressure, Threshold as Asking, What};
 use cgrove_config::Config;
 use cgrove_core::event::Kind;
 use cgrove_core::ids::GroupPath;
-use tokio::sync::watch;
+use nix::sys::epoll::EpollFlags;
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use super::{Journal, News};
@@ -34,19 +34,19 @@ pub(crate) async fn run(
     mut places: watch::Receiver<Arc<Vec<Place>>>,
 ) {
     let listening = Notices::new().map_err(std::io::Error::from).and_then(|n| {
-        let ready = Ready::new(&n)?;
-        let counter = Arc::new(n.oom_counter()?);
-        Ok((n, ready, counter))
+        let counter = n.oom_counter()?;
+        Ok((Ready::new(&n)?, Ready::new(&counter)?, Arc::new(counter), n))
     });
-    let (mut notices, ready, counter) = match listening {
-        Ok((notices, ready, counter)) => (Closing(Some(notices)), ready, counter),
+    let (ready, dying, counter, mut notices) = match listening {
+        Ok(listening) => listening,
         Err(e) => {
             warn!("events: the kernel cannot be listened to: {e}");
             return std::future::pending().await;
         }
     };
+    let mut crossings = wait_for_pressure(notices.pressure());
     let asked = Arc::new(Mutex::new(Asked::default()));
-    while let Some(notices) = notices.get() {
+    loop {
         tokio::select! {
             changed = places.changed() => {
                 if changed.is_err() {
@@ -55,39 +55,43 @@ pub(crate) async fn run(
                 let now = places.borrow_and_update().clone();
                 let triggers = ask(&hands, &config, &asked, now.clone(), counter.clone()).await;
                 notices.listen(triggers);
-                journal.tell(news(&config, notices.set(&now)));
+                let told = tokio::task::block_in_place(|| notices.set(&now));
+                journal.tell(news(&config, told));
             }
             () = ready.take(|| ()) => {
                 tokio::time::sleep(TOGETHER).await;
-                let (mut told, again) = notices.drain();
-                if again {
-                    for pause in KILLS {
-                        told.extend(notices.look_for_kills());
-                        journal.tell(news(&config, std::mem::take(&mut told)));
-                        tokio::time::sleep(Duration::from_millis(pause)).await;
-                    }
-                    told.extend(notices.look_for_kills());
-                }
+                let told = tokio::task::block_in_place(|| notices.drain());
                 journal.tell(news(&config, told));
+            }
+            () = dying.take(|| ()) => if notices.out_of_memory() {
+                for pause in KILLS {
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                    let told = tokio::task::block_in_place(|| notices.look_for_kills());
+                    journal.tell(news(&config, told));
+                }
+            },
+            Some((number, flags)) = crossings.recv() => {
+                let told = notices.crossed(number, flags);
+                journal.tell(news(&config, told.into_iter().collect()));
             }
         }
     }
 }
 
-/// Closed elsewhere: that takes longer than other tasks want to wait.
-struct Closing(Option<Notices>);
-
-impl Closing {
-    fn get(&mut self) -> Option<&mut Notices> {
-        self.0.as_mut()
+/// Triggers are waited for by a thread, which ends when nobody listens any more.
+fn wait_for_pressure(pressure: Arc<Pressure>) -> mpsc::Receiver<(u64, EpollFlags)> {
+    let (sender, crossings) = mpsc::channel(64);
+    let wait = move || {
+        while !sender.is_closed() {
+            for crossing in pressure.wait(Duration::from_secs(1)) {
+                let _ = sender.blocking_send(crossing);
+            }
+        }
+    };
+    if let Err(e) = std::thread::Builder::new().name("pressure".into()).spawn(wait) {
+        warn!("events: nobody waits for pressure: {e}");
     }
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        let notices = self.0.take();
-        let _ = std::thread::Builder::new().name("closing".into()).spawn(move || drop(notices));
-    }
+    crossings
 }
 
 /// The hands ask the kernel to tell of new groups.
@@ -126,12 +130,19 @@ fn window(config: &Config) -> u64 {
 
 /// In words. A group that came or went in several hierarchies is one event.
 fn news(config: &Config, notices: Vec<Notice>) -> Vec<News> {
-    let mut moves: BTreeMap<(GroupPath, bool), Vec<String>> = BTreeMap::new();
+    // Of each group in the order in which it happened: it may have come and gone.
+    let mut moves: Vec<(GroupPath, bool, Vec<String>)> = Vec::new();
     let mut out = Vec::new();
     for Notice { hierarchy, group, what } in notices {
         let (kind, count, text) = match what {
             What::Appeared | What::Disappeared => {
-                moves.entry((group, what == What::Appeared)).or_default().push(hierarchy);
+                let appeared = what == What::Appeared;
+                match moves.iter_mut().rev().find(|(g, ..)| *g == group) {
+                    Some((_, same, hierarchies)) if *same == appeared && !hierarchies.contains(&hierarchy) => {
+                        hierarchies.push(hierarchy);
+                    }
+                    _ => moves.push((group, appeared, vec![hierarchy])),
+                }
                 continue;
             }
             What::Populated => (Kind::Populated, None, "the first process came".to_owned()),
@@ -151,8 +162,7 @@ fn news(config: &Config, notices: Vec<Notice>) -> Vec<News> {
         };
         out.push(News { group: Some(group), hierarchy: Some(hierarchy), count, ..News::new(kind, text) });
     }
-    for ((group, appeared), mut hierarchies) in moves {
-        hierarchies.dedup();
+    for (group, appeared, hierarchies) in moves {
         let (kind, text) = if appeared {
             (Kind::GroupAppeared, "the group appeared")
         } else {
@@ -178,6 +188,7 @@ mod tests {
         let told = news(
             &config,
             vec![
+                notice("cpu", What::Disappeared),
                 notice("cpu", What::Appeared),
                 notice("memory", What::Appeared),
                 notice("memory", What::Memory { key: "oom_kill", count: 2 }),
@@ -190,6 +201,7 @@ mod tests {
             [
                 (Kind::OomKill, "memory", "processes were killed for lack of memory"),
                 (Kind::Pressure, "v2", "waits more than memory full 10% of the time"),
+                (Kind::GroupDisappeared, "cpu", "the group disappeared"),
                 (Kind::GroupAppeared, "cpu memory", "the group appeared"),
             ]
         );

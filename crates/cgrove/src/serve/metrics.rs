@@ -36,8 +36,9 @@ pub(super) fn render(library: &Library) -> String {
     let events = library.board.journal.totals();
     ours.register_collector(Box::new(Snapshot { status, events: events.0, held_events: events.1 }));
     let newest = library.ring.newest().and_then(|slot| library.ring.range(slot, slot).pop_first());
-    if let Some((_, slot)) = newest {
-        ours.register_collector(Box::new(Groups::of(&slot, library.config.metrics.groups)));
+    let most = library.config.metrics.groups;
+    if let Some((_, slot)) = newest.filter(|_| most > 0) {
+        ours.register_collector(Box::new(Groups::of(&slot, most)));
     }
     registry.sub_registry_with_prefix("process").register_collector(Box::new(Process));
     let mut out = String::new();

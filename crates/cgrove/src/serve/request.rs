@@ -13,6 +13,8 @@ use cgrove_config::Roles;
 
 /// Events in a reply, unless the client says how many.
 const EVENTS: usize = 100;
+/// And at most.
+const MOST_EVENTS: usize = 10_000;
 
 /// What a request comes to.
 pub(super) enum Reply {
@@ -48,16 +50,7 @@ fn object(id: Option<&Value>, body: &Value) -> Reply {
 }
 
 async fn dispatch(library: &Library, roles: Roles, request: Request, id: Option<&Value>) -> Result<Reply, String> {
-    let status = |topic: &Topic| *topic == Topic::Status;
-    match &request {
-        Request::GetConf | Request::GetStatus | Request::GetGroup { .. } if !roles.conf => return Err(lacks("conf")),
-        Request::Subscribe(topic) if status(topic) && !roles.conf => return Err(lacks("conf")),
-        Request::Subscribe(topic) if !status(topic) && !roles.usage => return Err(lacks("usage")),
-        Request::ShowAccount { .. } | Request::ListGroups { .. } | Request::GetEvents { .. } if !roles.usage => {
-            return Err(lacks("usage"));
-        }
-        _ => {}
-    }
+    permitted(&request, roles)?;
     match request {
         Request::ShowAccount { slots, view, node } => {
             let head = id.map_or("{".to_owned(), |id| format!("{{\"id\":{id}"));
@@ -72,10 +65,25 @@ async fn dispatch(library: &Library, roles: Roles, request: Request, id: Option<
         Request::GetGroup { group } => Ok(object(id, &get_group(library, &group).await?)),
         Request::GetEvents { filter, after, nr } => {
             let most = nr.map_or(EVENTS, |n| usize::try_from(n).unwrap_or(usize::MAX));
-            Ok(object(id, &events(library, &filter, after.unwrap_or(0), most)))
+            Ok(object(id, &events(library, &filter, after, most.min(MOST_EVENTS))))
         }
         Request::Subscribe(topic) => Ok(Reply::Subscribe(topic)),
         Request::Unsubscribe(topic) => Ok(Reply::Unsubscribe(topic)),
+    }
+}
+
+/// What quotes the document needs one role, what was measured the other.
+pub(super) fn permitted(request: &Request, roles: Roles) -> Result<(), String> {
+    let conf = match request {
+        Request::GetConf | Request::GetStatus | Request::GetGroup { .. } => true,
+        Request::Subscribe(topic) => *topic == Topic::Status,
+        Request::ShowAccount { .. } | Request::ListGroups { .. } | Request::GetEvents { .. } => false,
+        Request::Unsubscribe(_) => return Ok(()),
+    };
+    match (conf, roles) {
+        (true, Roles { conf: false, .. }) => Err(lacks("conf")),
+        (false, Roles { usage: false, .. }) => Err(lacks("usage")),
+        _ => Ok(()),
     }
 }
 
@@ -116,10 +124,9 @@ fn list_groups(library: &Library, below: Option<&GroupPath>) -> Value {
     json!({ "groups": groups })
 }
 
-/// The newest events, oldest first, and the number to go on from.
-fn events(library: &Library, filter: &Filter, after: u64, most: usize) -> Value {
-    let newest = *library.board.journal.follow().borrow();
-    let events = library.board.journal.newest(filter, after, most);
+/// The newest events, or the first after one that is known, oldest first; and the number of the newest of all.
+fn events(library: &Library, filter: &Filter, after: Option<u64>, most: usize) -> Value {
+    let (events, newest) = library.board.journal.select(filter, after, most);
     let events: Vec<&cgrove_core::event::Event> = events.iter().map(AsRef::as_ref).collect();
     json!({ "newest": newest, "events": events })
 }

@@ -44,7 +44,10 @@ impl Range {
         let keep = library.config.usage.keep.as_secs();
         let newest = match (&node, &library.redis) {
             (None, _) => library.ring.newest(),
-            (Some(node), Some(redis)) => redis.newest_of(node, keep).await?,
+            (Some(node), Some(redis)) => {
+                let _turn = library.wide.acquire().await;
+                redis.newest_of(node, keep).await?
+            }
             (Some(_), None) => return Err("other nodes' slots are in Redis, which this node does not use".into()),
         };
         let (first, last) = slots.within(newest, crate::clock::now(), keep);
@@ -157,6 +160,9 @@ async fn take(
     Ok(found.into_iter().collect())
 }
 
+/// Views of the newest slot that are kept for others.
+const VIEWS: usize = 32;
+
 /// What subscribers see of the newest slot: each view is made once, however many want it.
 #[derive(Default)]
 pub(super) struct Newest(Mutex<(u64, HashMap<View, Option<Bytes>>)>);
@@ -182,7 +188,7 @@ impl Newest {
             let before = before.as_ref().map(|(_, bytes)| Before { slot: bytes, seconds: 1, remade: &remade });
             view.of(&bytes, before).map(Bytes::from)
         });
-        if cache.0 == slot {
+        if cache.0 == slot && cache.1.len() < VIEWS {
             cache.1.insert(view.clone(), seen.clone());
         }
         seen

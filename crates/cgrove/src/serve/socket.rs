@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cgrove_core::request::Asked;
@@ -17,6 +16,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tracing::debug;
 
 use super::Library;
+use super::patient::SLOW;
 use super::port::Ends;
 use super::request::{self, Reply};
 use super::subscriptions::{Due, Subscriptions};
@@ -28,8 +28,6 @@ const LARGEST: usize = 64 << 10;
 const FRAME: usize = 256 << 10;
 /// Frames up to this size are sent whatever else is under way.
 const SMALL: usize = 16 << 10;
-/// A client that takes no frame for so long is dropped.
-const SLOW: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Arc<Library>, ends: Ends, roles: Roles) {
     let config = WebSocketConfig::default()

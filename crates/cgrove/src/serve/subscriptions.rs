@@ -231,7 +231,7 @@ impl StatusNow {
         // What changes each second says nothing new.
         status.usage = Default::default();
         status.server = Default::default();
-        status.store.written_total = 0;
+        (status.store.written_total, status.store.waiting) = (0, 0);
         (status.plan.at, status.plan.rounds, status.tasks.at) = (0, status.plan.rounds.min(1), 0);
         let mut hasher = DefaultHasher::new();
         serde_json::to_vec(&status).ok()?.hash(&mut hasher);

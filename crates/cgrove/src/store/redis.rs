@@ -29,6 +29,8 @@ const BATCH: usize = 16;
 const BATCH_BYTES: usize = 2 << 20;
 /// Events in one pipeline.
 const EVENTS: usize = 200;
+/// After Redis refused events.
+const EVENTS_AGAIN: Duration = Duration::from_secs(60);
 /// A node's claim on its prefix.
 const CLAIM: Duration = Duration::from_secs(15);
 
@@ -214,7 +216,16 @@ impl Redis {
 pub(crate) async fn run(redis: Redis, ring: Arc<Ring>, board: Arc<Board>) {
     let mut follow = ring.follow();
     let pulse = board.pulses.of("redis", Duration::from_secs(60));
-    let mut writer = Writer { redis, ring, board, connected: false, next_claim: Instant::now(), conflict: None, pulse };
+    let mut writer = Writer {
+        redis,
+        ring,
+        board,
+        connected: false,
+        next_claim: Instant::now(),
+        next_events: Instant::now(),
+        conflict: None,
+        pulse,
+    };
     loop {
         writer.pulse.beat();
         match writer.turn().await {
@@ -235,6 +246,7 @@ struct Writer {
     board: Arc<Board>,
     connected: bool,
     next_claim: Instant,
+    next_events: Instant,
     /// The other node that has our prefix.
     conflict: Option<String>,
     pulse: Pulse,
@@ -280,7 +292,13 @@ impl Writer {
             replay.at(written, waiting.saturating_sub(slots.len()));
             self.board.update(|s| s.store.written_total += slots.len() as u64);
         }
-        self.tell_events().await?;
+        if Instant::now() >= self.next_events
+            && let Err(e) = self.tell_events().await
+        {
+            // Slots matter more: a user who may not XADD, or a Redis before 5.0, is no outage.
+            warn!("redis: events are not stored: {e}; tried again in {} s", EVENTS_AGAIN.as_secs());
+            self.next_events = Instant::now() + EVENTS_AGAIN;
+        }
         if !self.connected {
             info!("redis: connected");
         }

@@ -174,7 +174,21 @@ impl<'de: 'a, 'a> Deserialize<'de> for Leaf<'a> {
     }
 }
 
+/// Ours are three deep; what somebody else stored may be deep enough to exhaust the stack.
+const DEEPEST: usize = 8;
+
 fn leaf(raw: &RawValue) -> Option<Leaf<'_>> {
+    let mut depth = 0_usize;
+    for byte in raw.get().bytes() {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return None;
+        }
+    }
     serde_json::from_str(raw.get()).ok()
 }
 
@@ -343,5 +357,7 @@ mod tests {
         // A group that was not there before, or a first slot.
         assert_eq!(rates(&slot(6, 7), "{}", 1, &[]), r#"{"cpu":{"value":{},"sub_cgroup":{"a":{"value":{}}}}}"#);
         assert!(View { rates: true, ..View::default() }.of(slot(1, 2).as_bytes(), None).is_some());
+        let deep = format!(r#"{{"cpu":{{"value":{}7{}}}}}"#, r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
+        assert_eq!(rates(&deep, &deep, 1, &[]), r#"{"cpu":{"value":{}}}"#);
     }
 }

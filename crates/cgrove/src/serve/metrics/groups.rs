@@ -48,7 +48,9 @@ impl Groups {
         let mut groups = Self::default();
         let mut known = BTreeMap::new();
         if let Ok(Value::Object(controllers)) = serde_json::from_slice(slot) {
-            for (controller, node) in &controllers {
+            // A document by controller may have both; they are one counter.
+            let twice = controllers.contains_key("cpu");
+            for (controller, node) in controllers.iter().filter(|(c, _)| !(twice && *c == "cpuacct")) {
                 groups.walk(controller, "/", node, most, &mut known);
             }
         }
@@ -153,6 +155,8 @@ mod tests {
         let few = Groups::of(slot, 2);
         assert_eq!((few.series["group_cpu_usage"].len(), few.left_out, all.left_out), (2, 1, 0));
         assert!(Groups::of(slot, 0).series.is_empty() && Groups::of(b"[]", 5).series.is_empty());
+        let both = br#"{"cpu":{"value":{"usage":1}},"cpuacct":{"value":{"usage":2}}}"#;
+        assert_eq!(Groups::of(both, 5).series["group_cpu_usage"].len(), 1);
         assert!(all.series.keys().all(|name| SERIES.iter().any(|s| s.0 == *name)));
     }
 }

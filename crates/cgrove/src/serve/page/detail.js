@@ -32,7 +32,7 @@ export class Detail {
     this.path = path;
     this.points = new Map();
     clearInterval(this.timer);
-    this.charts = [];
+    this.forget();
     this.knobs = make("div", { id: "knobs" });
     this.plots = make("div", { id: "plots" });
     this.who = make("div", { id: "pids" });
@@ -52,15 +52,24 @@ export class Detail {
       for (const [slot, value] of Object.entries(slots)) this.put(Number(slot), value);
       this.draw(true);
     } catch (error) {
+      if (path !== this.path) return;
+      this.forget();
       this.plots.replaceChildren(make("p", { className: "dim", textContent: `No history: ${error.message}` }));
     }
   }
 
   close() {
     clearInterval(this.timer);
+    this.forget();
     this.path = null;
     this.element.hidden = true;
     this.closed();
+  }
+
+  // Charts that are no longer shown must not follow the crosshair.
+  forget() {
+    for (const { chart } of this.charts ?? []) chart.destroy();
+    this.charts = [];
   }
 
   put(slot, value) {
@@ -95,6 +104,7 @@ export class Detail {
 
   draw(anew) {
     if (anew || !this.charts.length) {
+      this.forget();
       this.plots.replaceChildren();
       const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
       const axis = { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };

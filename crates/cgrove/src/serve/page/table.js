@@ -33,8 +33,7 @@ export class Table {
     HEADS.forEach(([k, text], i) => {
       const button = this.heads.children[i];
       button.textContent = k === key ? `${text} ${view.falling ? "▾" : "▴"}` : text;
-      if (k === key) button.setAttribute("aria-sort", view.falling ? "descending" : "ascending");
-      else button.removeAttribute("aria-sort");
+      button.setAttribute("aria-pressed", k === key);
     });
     this.refresh();
   }
@@ -42,6 +41,7 @@ export class Table {
   // The list anew: a slot came, or the view changed.
   refresh() {
     this.list = this.model.visible(this.view);
+    this.scroll.setAttribute("aria-rowcount", this.list.length);
     this.ground.style.height = `${this.list.length * HEIGHT}px`;
     document.getElementById("count").textContent = `${this.list.length} of ${this.model.groups.size} groups`;
     this.soon();
@@ -60,6 +60,9 @@ export class Table {
     while (this.rows.length < last - first) this.rows.push(this.newRow());
     const lines = getComputedStyle(document.documentElement);
     const colours = Object.fromEntries(MEASURES.map((m) => [m, lines.getPropertyValue(`--${m}`)]));
+    const selected = this.list.findIndex((g) => g.path === this.selected);
+    if (selected >= first && selected < last) this.scroll.setAttribute("aria-activedescendant", `row-${selected}`);
+    else this.scroll.removeAttribute("aria-activedescendant");
     this.rows.forEach((row, i) => {
       const at = first + i;
       row.element.hidden = at >= last;
@@ -146,7 +149,6 @@ export class Table {
       const top = at * HEIGHT;
       if (top < this.scroll.scrollTop) this.scroll.scrollTop = top;
       else if (top + HEIGHT > this.scroll.scrollTop + this.scroll.clientHeight) this.scroll.scrollTop = top + HEIGHT - this.scroll.clientHeight;
-      this.scroll.setAttribute("aria-activedescendant", `row-${at}`);
     }
     this.soon();
     if (open) this.chosen(path);
