@@ -269,8 +269,9 @@ def test_a_slow_subscriber_misses_the_oldest_and_is_told(node, processes):
         # Slower than slots come, yet never so slow as to be cut off.
         time.sleep(2.5)
         message = json.loads(sock.recv())
-        if last is not None:
-            assert message["slot"] - last - 1 == message.get("dropped", 0), message["slot"]
+        if last is not None and (unmeasured := message["slot"] - last - 1 - message.get("dropped", 0)):
+            # A busy machine misses a second now and then; that is a gap, and no drop.
+            assert 0 < unmeasured <= node.status()["usage"]["gaps_total"], message["slot"]
         last, dropped = message["slot"], message.get("dropped", 0)
     assert dropped and node.status()["server"]["dropped_total"] >= dropped
 
