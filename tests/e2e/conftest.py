@@ -49,7 +49,7 @@ def pytest_terminal_summary(terminalreporter, config):
     elsewhere = terminalreporter.stats.get("skipped", [])
     if elsewhere and not why:
         version = "cgroup v2" if kit.V2 else "cgroup v1 or hybrid"
-        terminalreporter.write_line(f"{len(elsewhere)} tests are of the other cgroup version than this host's ({version}):")
+        terminalreporter.write_line(f"{len(elsewhere)} tests do not apply to this host ({version}):")
         for report in elsewhere:
             terminalreporter.write_line(f"  {report.nodeid}: {report.longrepr[-1]}")
     cells(terminalreporter)

@@ -106,6 +106,9 @@ LEAF = "_tasks"
 only_v1 = pytest.mark.skipif(V2, reason="v1 only")
 only_v2 = pytest.mark.skipif(UNIFIED is None or MOUNTS.get("memory") != UNIFIED, reason="full v2 only")
 
+# What is about sockets, and takes long, is the same on every kernel.
+only_here = pytest.mark.skipif("CGROVE_TEST_HOST" in os.environ, reason="the same on every kernel: not repeated in guests")
+
 
 class Shares:
     """A group's share of CPU, comparable with shares on either version."""

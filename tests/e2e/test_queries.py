@@ -252,6 +252,7 @@ def test_slots_come_one_after_the_other(running):
         sock.recv()
 
 
+@kit.only_here
 def test_a_slow_subscriber_misses_the_oldest_and_is_told(node, processes):
     """A reader that stops for a while, of slots that do not fit into the sockets' buffers."""
     groups = {f"g{i}".ljust(120, "-"): {} for i in range(1500)}
@@ -359,6 +360,7 @@ def test_a_redis_user_who_may_not_add_events_still_gets_slots(node, redis_server
     assert node.log.read_text().count("events are not stored") == 1
 
 
+@kit.only_here
 def test_who_does_not_read_an_answer_is_cut_off(node):
     """A plain GET of a large range that nobody reads ends like a slow WebSocket."""
     groups = {f"g{i}".ljust(120, "-"): {} for i in range(1500)}
