@@ -249,6 +249,13 @@ impl Notices {
     }
 }
 
+/// A reload lets all triggers go at once; whoever ends us does not wait for that.
+impl Drop for Notices {
+    fn drop(&mut self) {
+        ask::close(std::mem::take(&mut self.triggers).into_values().collect());
+    }
+}
+
 impl AsFd for Notices {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
