@@ -457,11 +457,13 @@ fn declared_and_kernel_stand_side_by_side() {
 }
 
 #[test]
-fn what_the_kernel_rounded_does_not_differ() {
-    let mut a = ours(&[("memory.limit_in_bytes", "8192")], &[("memory.limit_in_bytes", "9000")]);
-    let Marked::Ours(mark) = &mut a.mark else { unreachable!() };
-    mark.files.get_mut("memory.limit_in_bytes").unwrap().kept = Some("8192".into());
-    let document = parse(br#"{"groups": {"a": {"knobs": {"memory.max": "9000"}}}}"#).unwrap();
-    let rows = compare(&document, &with("memory", &[("/a", a)]), &Policy::default(), &path("/a"));
-    assert_eq!(rows.iter().map(|r| r.differs).collect::<Vec<_>>(), [false]);
+fn what_the_kernel_made_of_a_value_does_not_differ() {
+    let document = parse(br#"{"cpu": {"sub_cgroup": {"a": {"conf": {"share": 2048}}}}}"#).unwrap();
+    let differs = |now: &str| {
+        let mut a = ours(&[("cpu.shares", now)], &[("cpu.shares", "2048")]);
+        let Marked::Ours(mark) = &mut a.mark else { unreachable!() };
+        mark.files.get_mut("cpu.shares").unwrap().kept = Some("2047".into());
+        compare(&document, &with("cpu", &[("/a", a)]), &Policy::default(), &path("/a"))[0].differs
+    };
+    assert_eq!(["2048", "2047", "2046"].map(differs), [false, false, true]);
 }
