@@ -189,8 +189,8 @@ mod tests {
             &config,
             vec![
                 notice("cpu", What::Disappeared),
-                notice("cpu", What::Appeared),
                 notice("memory", What::Appeared),
+                notice("cpu", What::Appeared),
                 notice("memory", What::Memory { key: "oom_kill", count: 2 }),
                 notice("v2", What::Pressure { threshold: 0 }),
             ],
@@ -202,7 +202,7 @@ mod tests {
                 (Kind::OomKill, "memory", "processes were killed for lack of memory"),
                 (Kind::Pressure, "v2", "waits more than memory full 10% of the time"),
                 (Kind::GroupDisappeared, "cpu", "the group disappeared"),
-                (Kind::GroupAppeared, "cpu memory", "the group appeared"),
+                (Kind::GroupAppeared, "memory cpu", "the group appeared"),
             ]
         );
     }

@@ -121,7 +121,7 @@ impl State {
         }
         self.slots.insert(at, (slot, collect(value, "/")));
         // Who looks back, or paused, goes on looking at the same slot.
-        if at + 1 == self.slots.len() && (self.paused || self.back > 0) {
+        if at + 1 == self.slots.len() && self.paused {
             self.back += 1;
         }
         if self.slots.len() > KEPT {
