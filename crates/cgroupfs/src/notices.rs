@@ -31,6 +31,8 @@ pub struct Place {
     pub version: Version,
     pub group: GroupPath,
     pub dir: PathBuf,
+    /// Just made by whoever tells of it: it was empty, and what it counts is news.
+    pub made: bool,
 }
 
 /// What was announced.
@@ -67,8 +69,8 @@ pub struct Notices {
     /// With the inode that is watched: nothing tells that a group was made anew.
     watched: HashMap<PathBuf, (WatchDescriptor, u64)>,
     places: HashMap<WatchDescriptor, Watched>,
-    /// Groups that are there, by hierarchy and path.
-    present: HashSet<(String, GroupPath)>,
+    /// Groups that are there, by hierarchy and path: is it new, and nobody has looked into it yet?
+    present: HashMap<(String, GroupPath), bool>,
     pressure: Arc<Pressure>,
     triggers: BTreeMap<u64, Trigger>,
     next_trigger: u64,
@@ -85,7 +87,7 @@ impl Notices {
             oom: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
             watched: HashMap::new(),
             places: HashMap::new(),
-            present: HashSet::new(),
+            present: HashMap::new(),
             pressure: Arc::new(Pressure::new()?),
             triggers: BTreeMap::new(),
             next_trigger: 0,
@@ -103,6 +105,7 @@ impl Notices {
             return self.look_at_all(places, out);
         }
         let mut old = std::mem::take(&mut self.watched);
+        let mut made = HashSet::new();
         for place in places {
             let inode = fs::metadata(&place.dir).map_or(0, |m| m.ino());
             match old.remove(&place.dir) {
@@ -115,8 +118,14 @@ impl Notices {
             }
             let Ok(wd) = self.inotify.add_watch(&place.dir, tree_flags()) else { continue };
             self.watched.insert(place.dir.clone(), (wd, inode));
-            self.places.insert(wd, Watched::new(place));
             self.appear(place.hierarchy.clone(), place.group.clone(), &mut out);
+            let key = (place.hierarchy.clone(), place.group.clone());
+            let appeared = self.present.get_mut(&key).is_some_and(std::mem::take) && self.begun;
+            let new = place.made || appeared;
+            self.places.insert(wd, if new { Watched::made(place) } else { Watched::found(place) });
+            if new {
+                made.insert(wd);
+            }
             // What was there before it was watched.
             for name in children(&place.dir) {
                 if let Some(group) = place.group.child(&name) {
@@ -134,8 +143,10 @@ impl Notices {
         ask::close(gone.into_values().collect());
         if !self.begun {
             self.begun = true;
+            self.present.values_mut().for_each(|new| *new = false);
             out.clear();
         }
+        look::look(self.places.iter_mut().filter(|(wd, _)| made.contains(wd)).map(|(_, watched)| watched), &mut out);
         out
     }
 
@@ -144,14 +155,16 @@ impl Notices {
         for (wd, _) in std::mem::take(&mut self.watched).into_values() {
             self.unwatch(wd);
         }
-        let before = std::mem::take(&mut self.present);
-        out.extend(
-            self.set(places)
-                .into_iter()
-                .filter(|n| n.what != What::Appeared || !before.contains(&(n.hierarchy.clone(), n.group.clone()))),
-        );
-        let gone = before.difference(&self.present).cloned();
-        out.extend(gone.map(|(hierarchy, group)| Notice { hierarchy, group, what: What::Disappeared }));
+        out.extend(self.set(places));
+        let dirs: HashMap<_, _> = places.iter().map(|p| ((p.hierarchy.as_str(), &p.group), &p.dir)).collect();
+        let gone = self.present.keys().filter(|(hierarchy, group)| {
+            let own = dirs.get(&(hierarchy.as_str(), group)).map(|dir| dir.to_path_buf());
+            let below = || Some(dirs.get(&(hierarchy.as_str(), &group.up()?))?.join(group.name()));
+            !own.or_else(below).is_some_and(|dir| dir.is_dir())
+        });
+        for (hierarchy, group) in gone.cloned().collect::<Vec<_>>() {
+            self.disappear(hierarchy, group, &mut out);
+        }
         out
     }
 
@@ -161,14 +174,16 @@ impl Notices {
     }
 
     fn appear(&mut self, hierarchy: String, group: GroupPath, out: &mut Vec<Notice>) {
-        if !group.is_leaf() && self.present.insert((hierarchy.clone(), group.clone())) {
+        let key = (hierarchy.clone(), group.clone());
+        if !group.is_leaf() && !self.present.contains_key(&key) {
+            self.present.insert(key, true);
             out.push(Notice { hierarchy, group, what: What::Appeared });
         }
     }
 
     fn disappear(&mut self, hierarchy: String, group: GroupPath, out: &mut Vec<Notice>) {
         let key = (hierarchy, group);
-        if self.present.remove(&key) {
+        if self.present.remove(&key).is_some() {
             let (hierarchy, group) = key;
             out.push(Notice { hierarchy, group, what: What::Disappeared });
         }

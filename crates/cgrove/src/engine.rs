@@ -1,7 +1,7 @@
 //! One reconcile, blocking: observe, plan, apply, move processes, remove. Used by the daemon and by `cgrove apply`.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use cgrove_cgroupfs::apply::{Apply, Outcome};
@@ -143,7 +143,7 @@ impl Engine {
         let faults = apply.finish();
         // What the parent needed beforehand is part of what was planned and done.
         plan.actions.splice(0..0, prepared);
-        let places = places(&config, &host, desired);
+        let places = places(&config, &host, desired, &outcomes);
         Ok(Round { plan, outcomes, tasks, faults, places })
     }
 
@@ -240,8 +240,10 @@ pub(crate) fn make_parent(config: &Config, desired: &Desired) -> Result<Vec<(Act
     Ok(done.map(|(outcome, action)| (action, outcome)).collect())
 }
 
-fn places(config: &Config, host: &Host, desired: &Desired) -> Vec<Place> {
+fn places(config: &Config, host: &Host, desired: &Desired, outcomes: &[(Action, Outcome)]) -> Vec<Place> {
     let mut out = Vec::new();
+    let made = outcomes.iter().filter(|(a, o)| a.op == Op::Create && matches!(o, Outcome::Done { .. }));
+    let made: HashSet<(&str, &GroupPath)> = made.map(|(a, _)| (a.hierarchy.as_str(), &a.group)).collect();
     for mount in host.with(desired.controllers) {
         let tree = Tree::new(mount, config.parents());
         let place = |group: &GroupPath| Place {
@@ -249,6 +251,7 @@ fn places(config: &Config, host: &Host, desired: &Desired) -> Vec<Place> {
             version: mount.version,
             group: group.clone(),
             dir: tree.dir(group),
+            made: made.contains(&(mount.label.as_str(), group)),
         };
         out.push(place(&GroupPath::root()));
         out.extend(desired.groups_in(mount.controllers).map(|(path, _)| place(path)));

@@ -27,6 +27,8 @@ use crate::status::{Board, Failure};
 use crate::tasks;
 use cgrove_config::Config;
 
+/// Whoever changes one thing often changes more; and what happened is told before what we did about it.
+const GATHER: Duration = Duration::from_millis(200);
 /// Drift is read again at most this often.
 const CALM: Duration = Duration::from_secs(1);
 /// Directories of pid files can be busy; processes are looked at no more often than this.
@@ -82,6 +84,8 @@ pub(crate) struct Reconciler {
     last_tasks: Instant,
     next_resync: Instant,
     last_look: Instant,
+    /// When the tree was touched first since the last look.
+    touched: Option<Instant>,
     dirty: bool,
     failed_rounds: usize,
     known_failures: Vec<Failure>,
@@ -132,6 +136,7 @@ impl Reconciler {
             last_tasks: now,
             next_resync: now + config.cgroup.resync,
             last_look: now.checked_sub(CALM).unwrap_or(now),
+            touched: None,
             dirty: false,
             failed_rounds: 0,
             known_failures: Vec::new(),
@@ -163,7 +168,8 @@ impl Reconciler {
     async fn next(&mut self, stop: &mut watch::Receiver<bool>) -> Event {
         loop {
             self.pulse.beat();
-            let calm = self.last_look + CALM;
+            let gathered = self.touched.map(|at| at + GATHER);
+            let calm = (self.last_look + CALM).max(gathered.unwrap_or(self.last_look));
             tokio::select! {
                 biased;
                 _ = stop.changed() => return Event::Stop,
@@ -176,7 +182,10 @@ impl Reconciler {
                     self.next_tasks = self.next_tasks.min(self.last_tasks + EVENTS_CALM);
                 },
                 () = tokio::time::sleep_until(calm), if self.dirty => return Event::Drift,
-                tree = drifted(&mut self.watch) => self.dirty |= tree,
+                tree = drifted(&mut self.watch) => if tree {
+                    self.dirty = true;
+                    self.touched.get_or_insert_with(Instant::now);
+                },
                 () = tokio::time::sleep_until(self.next_tasks) => return Event::Tasks,
                 () = tokio::time::sleep_until(self.next_resync) => return Event::Resync,
                 () = tokio::time::sleep(QUIET) => {}
@@ -214,7 +223,7 @@ impl Reconciler {
             self.next_resync = Instant::now() + self.config.cgroup.resync;
             return Ok(());
         };
-        self.dirty = false;
+        (self.dirty, self.touched) = (false, None);
         let first = self.begun.as_ref() != Some(&document.desired.digest);
         let previous = document.previous.clone().filter(|_| first);
         let desired = document.desired.clone();

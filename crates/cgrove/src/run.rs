@@ -15,7 +15,7 @@ use crate::clock::now;
 use crate::confine::Confinement;
 use crate::demo::{self, Demo};
 use crate::engine::{Engine, EngineError};
-use crate::events::{self, Journal};
+use crate::events::{self, Journal, News};
 use crate::exit::Exit;
 use crate::hands::Hands;
 use crate::reconcile::Reconciler;
@@ -26,9 +26,13 @@ use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
 use crate::{permission, privileges, sampler, service, term};
 use cgrove_config::{self as config, Address, Config, SourceKind, StoreKind};
+use cgrove_core::event::Kind;
 
 /// The ports that are open, kept across reloads so that nobody is refused meanwhile.
 type Ports = BTreeMap<Address, Port>;
+
+/// Clients are given so long to hear that the daemon stops.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Runs until a signal. HUP starts everything anew with the configuration of then; measurements in memory, open
 /// ports and the lock stay. A configuration that cannot be used changes nothing.
@@ -62,6 +66,7 @@ pub(crate) async fn run(
     if config.demo {
         term::out(&demo::banner(&config, config_path));
     }
+    outfit.journal.tell([News::new(Kind::Started, format!("cgrove {} on {}", env!("CARGO_PKG_VERSION"), config.node))]);
     service::ready();
     loop {
         tokio::select! {
@@ -104,6 +109,7 @@ pub(crate) async fn run(
         ports.retain(|address, _| new.server.listen.contains(address));
         config = new;
         daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
+        outfit.journal.tell([News::new(Kind::Reloaded, format!("with {} as it is now", config_path.display()))]);
         service::ready();
     }
 }
@@ -189,6 +195,8 @@ struct Daemon {
     reconciler: tokio::task::JoinHandle<Result<Option<Engine>, EngineError>>,
     tasks: JoinSet<()>,
     gone: CancellationToken,
+    /// All are free when every client has left.
+    connections: (Arc<Semaphore>, usize),
     document: watch::Receiver<Option<Arc<source::Document>>>,
     redis: Option<Redis>,
     sampler: Arc<sampler::Handle>,
@@ -230,6 +238,7 @@ impl Daemon {
                 tasks.spawn(serve::run(listener, library.clone(), connections.clone()));
             }
         }
+        let connections = (connections, config.server.max_connections);
         tasks.spawn(service::run(board.clone()));
         let gone = library.gone.clone();
         let (ears, places) = watch::channel(Arc::default());
@@ -237,7 +246,7 @@ impl Daemon {
         let reconciler = Reconciler::new(config.clone(), board, document.clone(), engine, hands, ears);
         let reconciler = tokio::spawn(reconciler.run(stopped));
         info!(node = config.node, parent = config.parent_shown(), listen = %config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "cgrove {} runs", env!("CARGO_PKG_VERSION"));
-        Ok(Self { stop, reconciler, tasks, gone, document, redis, sampler, _demo: demo })
+        Ok(Self { stop, reconciler, tasks, gone, connections, document, redis, sampler, _demo: demo })
     }
 
     /// Resolves only when something ends by itself: the parent belongs to another daemon, or a bug. Dying loudly is
@@ -276,8 +285,12 @@ impl Daemon {
 
     /// Ends everything; the groups stay as they are.
     async fn stop(self) -> Result<(), Exit> {
-        let redis = self.redis.clone();
-        wind_up(self.finish(), redis).await
+        let (redis, (connections, all)) = (self.redis.clone(), self.connections.clone());
+        wind_up(self.finish(), redis).await?;
+        // They are told why; whoever does not listen is not waited for.
+        let left = connections.acquire_many(u32::try_from(all).unwrap_or(u32::MAX));
+        let _ = tokio::time::timeout(FAREWELL, left).await;
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ mod half_open;
 mod metrics;
 mod page;
 mod patient;
+mod pieces;
 mod port;
 mod refusals;
 mod request;
@@ -215,6 +216,7 @@ async fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>
     }
     match request.uri().path() {
         "/" | "/ws" if access::wants_websocket(request.headers()) => upgrade(&mut request, ends, library, count, roles),
+        "/ws" => text(StatusCode::UPGRADE_REQUIRED, "this is for WebSocket clients; the page is /\n".into()),
         "/healthz" => match &library.board.pulses.stalled()[..] {
             [] => text(StatusCode::OK, "ok\n".into()),
             stalled => text(StatusCode::SERVICE_UNAVAILABLE, format!("no progress: {}\n", stalled.join(", "))),
@@ -228,11 +230,14 @@ async fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>
         "/metrics" => {
             let _turn = library.wide.acquire().await;
             let page = tokio::task::block_in_place(|| metrics::render(&library));
-            if access::wants_classic_metrics(request.headers()) {
-                respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::classic(&page))
+            let (kind, page) = if access::wants_openmetrics(request.headers()) {
+                ("application/openmetrics-text; version=1.0.0; charset=utf-8", page)
             } else {
-                respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", page)
-            }
+                ("text/plain; version=0.0.4; charset=utf-8", metrics::classic(&page))
+            };
+            let mut reply = Response::new(api::whole(library.clone(), vec![Bytes::from(page)]));
+            reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            reply
         }
         path => match path.strip_prefix("/api/v1/") {
             Some(question) => api::answer(library.clone(), roles, question, request.uri().query()).await,
@@ -309,13 +314,7 @@ fn upgrade(
     tokio::spawn(async move {
         let _count = count;
         match upgraded.await {
-            Ok(stream) => {
-                let gone = library.gone.clone();
-                tokio::select! {
-                    () = gone.cancelled() => {}
-                    () = socket::run(TokioIo::new(stream), library, ends, roles) => {}
-                }
-            }
+            Ok(stream) => socket::run(TokioIo::new(stream), library, ends, roles).await,
             Err(e) => debug!(peer = %ends, "upgrade: {e}"),
         }
     });

@@ -70,6 +70,8 @@ pub(crate) struct Intake {
     in_force: watch::Sender<Option<Arc<Document>>>,
     /// An older document, which an operator may approve.
     older: Option<(String, Fetched)>,
+    /// That it is away was told.
+    told_away: bool,
 }
 
 impl Intake {
@@ -82,7 +84,7 @@ impl Intake {
         before: Option<Arc<Document>>,
     ) -> (Self, watch::Receiver<Option<Arc<Document>>>) {
         let (in_force, receiver) = watch::channel(None);
-        let intake = Self { board, state_dir, demands, in_force, older: None };
+        let intake = Self { board, state_dir, demands, in_force, older: None, told_away: false };
         if let Some(before) = before {
             if let Err(why) = intake.demands.trust.check(&before.bytes) {
                 warn!("the document in force stays until a signed one comes, or the daemon is restarted: {why}");
@@ -123,7 +125,10 @@ impl Intake {
 
     fn take(&mut self, news: News) {
         match news {
-            News::Connected => self.board.update(|s| (s.source.connected, s.source.error) = (true, None)),
+            News::Connected => {
+                self.board.update(|s| (s.source.connected, s.source.error) = (true, None));
+                self.back();
+            }
             News::Away(why) => self.trouble(false, why),
             News::Missing(why) => self.trouble(true, format!("{why}; nothing is changed")),
             News::Document(fetched) => {
@@ -135,6 +140,7 @@ impl Intake {
                 if let Some(exposed) = exposed.filter(|_| !known) {
                     warn!("source: {exposed}");
                 }
+                self.back();
                 self.older = None;
                 self.document(fetched, false);
             }
@@ -150,14 +156,28 @@ impl Intake {
         }
     }
 
+    fn tell(&self, kind: Kind, text: String) {
+        self.board.journal.tell([crate::events::News::new(kind, text)]);
+    }
+
+    fn back(&mut self) {
+        if std::mem::take(&mut self.told_away) {
+            let place = self.board.update(|s| s.source.place.clone());
+            self.tell(Kind::SourceBack, format!("{place} answers again"));
+        }
+    }
+
     /// Shown in status for as long as it lasts, logged once.
-    fn trouble(&self, connected: bool, why: String) {
+    fn trouble(&mut self, connected: bool, why: String) {
         let known = self.board.update(|s| {
             s.source.connected = connected;
             s.source.error.replace(why.clone()).as_ref() == Some(&why)
         });
         if !known {
             warn!("source: {why}");
+        }
+        if !std::mem::replace(&mut self.told_away, true) {
+            self.tell(Kind::SourceAway, why);
         }
     }
 
@@ -172,7 +192,7 @@ impl Intake {
                 if self.in_force.borrow().is_some() { "the one before stays in force" } else { "none is in force" };
             warn!(document_version = version, "document refused, {rest}: {error}");
             let text = format!("document version {version} refused, {rest}: {error}");
-            self.board.journal.tell([crate::events::News::new(Kind::DocumentRefused, text)]);
+            self.tell(Kind::DocumentRefused, text);
         }
     }
 
@@ -219,6 +239,8 @@ impl Intake {
             groups = document.desired.groups.len(),
             "document in force"
         );
+        let (digest, groups) = (&document.desired.digest, document.desired.groups.len());
+        self.tell(Kind::DocumentInForce, format!("version {version}, {groups} groups, digest {digest}"));
         for warning in &document.desired.warnings {
             warn!(document_version = version, "document: {warning}");
         }

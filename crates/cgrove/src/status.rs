@@ -105,6 +105,9 @@ pub(crate) struct Failure {
 pub(crate) struct Held {
     pub(crate) hierarchy: String,
     pub(crate) group: String,
+    /// `None` where a group waits to be removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) knob: Option<String>,
     pub(crate) why: String,
 }
 

@@ -44,7 +44,8 @@ pub fn parse(
 ) -> Result<Config, ConfigError> {
     let mut table: toml::Table = toml::from_str(text).map_err(|e| quiet(text, file, &e))?;
     check_names(&table, "").map_err(|(name, why)| ConfigError(format!("{file}:{}: {why}", line_of(text, &name))))?;
-    toml::from_str::<Raw>(text).map_err(|e| quiet(text, file, &e))?;
+    let typed = toml::Deserializer::parse(text).map_err(|e| quiet(text, file, &e))?;
+    serde_path_to_error::deserialize::<_, Raw>(typed).map_err(|e| mistyped(&e, |name| place(text, file, name)))?;
     let mut from_env = Vec::new();
     for (key, value) in env {
         from_env.push(key.clone());
@@ -53,18 +54,46 @@ pub fn parse(
             tracing::warn!("{unknown}");
         }
     }
-    let raw: Raw = table
-        .try_into()
-        .map_err(|e: toml::de::Error| ConfigError(format!("{file} and CGROVE_ variables: {}", e.message())))?;
-    build(raw, base).map_err(|(name, why)| {
+    let set_by = |name: &str| {
         let variable = format!("CGROVE_{}", name.replace('.', "_").to_uppercase());
-        let place = match line_of(text, name) {
-            _ if from_env.contains(&variable) => format!("environment variable {variable}"),
-            0 => file.to_owned(),
-            line => format!("{file}:{line}"),
-        };
-        ConfigError(format!("{place}: {name}: {why}"))
-    })
+        let from_env = from_env.contains(&variable);
+        if from_env { format!("environment variable {variable}") } else { place(text, file, name) }
+    };
+    let raw: Raw = serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| mistyped(&e, set_by))?;
+    build(raw, base).map_err(|(name, why)| ConfigError(format!("{}: {name}: {why}", set_by(name))))
+}
+
+/// `x.toml:3`, or the file alone where the setting is not in it.
+fn place(text: &str, file: &str, name: &str) -> String {
+    match line_of(text, name) {
+        0 => file.to_owned(),
+        line => format!("{file}:{line}"),
+    }
+}
+
+/// A value of another type than its setting has, without serde's words.
+fn mistyped(e: &serde_path_to_error::Error<toml::de::Error>, place: impl Fn(&str) -> String) -> ConfigError {
+    // `events.pressure[0]` is set where `events.pressure` is.
+    let path = e.path().to_string();
+    let name = path.split('[').next().unwrap_or(&path);
+    let message = e.inner().message().trim();
+    let why = match message.rsplit_once(", expected ") {
+        Some((what, wanted)) => {
+            let wanted = match wanted {
+                "usize" | "u64" | "u32" => "a whole number, 0 or more",
+                "a boolean" => "true or false",
+                "a string" => "text in quotes",
+                "path string" => "a path in quotes",
+                "a sequence" => "a list in brackets",
+                "a map" => "a table",
+                other => other,
+            };
+            let what = what.strip_prefix("invalid type: ").or(what.strip_prefix("invalid value: ")).unwrap_or(what);
+            format!("{what} does not fit: must be {wanted}")
+        }
+        None => message.to_owned(),
+    };
+    ConfigError(format!("{}: {name}: {why}", place(name)))
 }
 
 /// What the parser says, with the line but without its text: that may hold a secret.
@@ -158,6 +187,22 @@ mod tests {
     }
 
     const FILE: &str = "[tree]\nsource = \"file\"\npath = \"tree.json\"\n";
+
+    #[test]
+    fn a_value_of_another_type_is_told_with_its_setting() {
+        let wrong = |line: &str| error(&format!("{FILE}{line}"));
+        assert_eq!(
+            wrong("[events]\nkeep = \"x\""),
+            "x.toml:5: events.keep: string \"x\" does not fit: must be a whole number, 0 or more"
+        );
+        assert!(wrong("[usage]\ncollect = 1.5").starts_with("x.toml:5: usage.collect: must be text in quotes"));
+        assert!(wrong("[events]\npressure = [7]").starts_with("x.toml:5: events.pressure: integer `7`"));
+        let from_env = with_env(FILE, &[("CGROVE_METRICS_GROUPS", "many")]).unwrap_err();
+        assert!(
+            from_env.starts_with("environment variable CGROVE_METRICS_GROUPS: metrics.groups: string"),
+            "{from_env}"
+        );
+    }
 
     #[test]
     fn defaults_are_cgrouparchs_where_it_had_them() {

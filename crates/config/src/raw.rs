@@ -151,7 +151,7 @@ pub(crate) struct RawToken {
 }
 
 #[derive(Deserialize, Clone)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be text in quotes, a whole number, or a list of texts")]
 pub(crate) enum OneOrMany {
     One(String),
     Many(Vec<String>),

@@ -112,6 +112,7 @@ pub(crate) fn usage(raw: RawUsage, redis: bool) -> Result<Usage, Bad> {
 }
 
 fn collect(raw: Option<OneOrMany>) -> Result<Option<Collect>, Bad> {
+    let mut words = "\"auto\", \"cgrouparch\", \"lean\", \"all\", or a list of ";
     let names = match raw {
         None => return Ok(None),
         Some(OneOrMany::One(word)) => match word.as_str() {
@@ -121,15 +122,15 @@ fn collect(raw: Option<OneOrMany>) -> Result<Option<Collect>, Bad> {
             "all" => return Ok(Some(Collect::all())),
             _ => vec![word],
         },
-        Some(other) => other.list(),
+        Some(other) => {
+            words = "one of ";
+            other.list()
+        }
     };
     let allowed = || Choice::ALL.map(|c| format!("{:?}", c.name())).join(", ");
     let add = |collect: Collect, name: &String| match Choice::parse(name) {
         Some(choice) => Ok(collect.with(choice)),
-        None => Err((
-            "usage.collect",
-            format!("{name:?} is not \"auto\", \"cgrouparch\", \"lean\", \"all\", or a list of {}", allowed()),
-        )),
+        None => Err(("usage.collect", format!("{name:?} is not {words}{}", allowed()))),
     };
     names.iter().try_fold(Collect::LEAN, add).map(Some)
 }

@@ -1,76 +1,98 @@
 //! What happened to groups: kinds, their words, and who wants to hear of which.
 
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
 
 use crate::ids::GroupPath;
 
-/// Names are part of `get_events`, of the stream in Redis, and of `cgrove events`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    GroupAppeared,
-    GroupDisappeared,
-    /// Somebody changed the tree, and it was put right.
-    DriftRepaired,
-    /// A document was applied.
-    PlanApplied,
-    /// An action of the plan failed for the first time.
-    ActionFailed,
-    /// Removals wait for an operator.
-    RemovalsHeld,
+/// Each kind with its name, which is part of `get_events`, of the stream in Redis, and of `cgrove events`.
+macro_rules! kinds {
+    ($($(#[$about:meta])* $kind:ident = $name:literal,)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Kind {
+            $($(#[$about])* $kind,)*
+        }
+
+        impl Kind {
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$kind),*];
+
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The daemon started.
+    Started = "started",
+    /// It goes on with another configuration.
+    Reloaded = "reloaded",
+    /// Another document counts from now on.
+    DocumentInForce = "document_in_force",
     /// A document was refused.
-    DocumentRefused,
+    DocumentRefused = "document_refused",
+    /// Where documents come from does not answer, or has none.
+    SourceAway = "source_away",
+    SourceBack = "source_back",
+    /// Redis does not take slots.
+    StoreAway = "store_away",
+    StoreBack = "store_back",
+    /// A document was applied.
+    PlanApplied = "plan_applied",
+    /// An action of the plan failed for the first time.
+    ActionFailed = "action_failed",
+    /// A knob would hurt the group as it is, and waits.
+    ActionHeld = "action_held",
+    /// Removals wait for an operator.
+    RemovalsHeld = "removals_held",
+    /// Somebody changed the tree, and it was put right.
+    DriftRepaired = "drift_repaired",
+    GroupAppeared = "group_appeared",
+    GroupDisappeared = "group_disappeared",
     /// The kernel killed processes of the group for lack of memory.
-    OomKill,
+    OomKill = "oom_kill",
     /// The group was throttled because it reached memory.high.
-    MemoryHigh,
+    MemoryHigh = "memory_high",
     /// The group reached memory.max.
-    MemoryMax,
+    MemoryMax = "memory_max",
     /// The first process came into the group or below it.
-    Populated,
+    Populated = "populated",
     /// The last one left.
-    Empty,
+    Empty = "empty",
     /// The group waited longer than the threshold.
-    Pressure,
+    Pressure = "pressure",
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
-        Self::GroupAppeared,
-        Self::GroupDisappeared,
-        Self::DriftRepaired,
-        Self::PlanApplied,
-        Self::ActionFailed,
-        Self::RemovalsHeld,
-        Self::DocumentRefused,
-        Self::OomKill,
-        Self::MemoryHigh,
-        Self::MemoryMax,
-        Self::Populated,
-        Self::Empty,
-        Self::Pressure,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::GroupAppeared => "group_appeared",
-            Self::GroupDisappeared => "group_disappeared",
-            Self::DriftRepaired => "drift_repaired",
-            Self::PlanApplied => "plan_applied",
-            Self::ActionFailed => "action_failed",
-            Self::RemovalsHeld => "removals_held",
-            Self::DocumentRefused => "document_refused",
-            Self::OomKill => "oom_kill",
-            Self::MemoryHigh => "memory_high",
-            Self::MemoryMax => "memory_max",
-            Self::Populated => "populated",
-            Self::Empty => "empty",
-            Self::Pressure => "pressure",
-        }
-    }
-
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|k| k.name() == name)
+    }
+
+    pub fn weight(self) -> Weight {
+        match self {
+            Self::OomKill | Self::ActionFailed | Self::RemovalsHeld | Self::DocumentRefused | Self::SourceAway => {
+                Weight::Bad
+            }
+            Self::MemoryHigh | Self::MemoryMax | Self::Pressure | Self::DriftRepaired => Weight::Warning,
+            Self::ActionHeld | Self::StoreAway => Weight::Warning,
+            _ => Weight::Plain,
+        }
+    }
+}
+
+/// How much an operator should care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    Plain,
+    Warning,
+    Bad,
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.name())
     }
 }
 
@@ -115,10 +137,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_what_serde_writes_and_reads() {
-        for kind in Kind::ALL {
+    fn names_are_written_and_read() {
+        for (number, kind) in Kind::ALL.into_iter().enumerate() {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
             assert_eq!(Kind::parse(kind.name()), Some(kind));
+            assert_eq!(kind as usize, number);
         }
     }
 

@@ -220,8 +220,7 @@ fn view(args: &Map<String, Value>) -> Result<View, String> {
         Some(Value::Bool(rates)) => *rates,
         Some(value) => return Err(format!("args.rates is {value}: must be true or false")),
     };
-    let known = || Controller::ALL.map(Controller::name).join(", ");
-    let mut controllers = names(args, "controllers", Controller::parse, known)?;
+    let mut controllers = names(args, "controllers", Controller::parse, &Controller::ALL.map(Controller::name))?;
     if let Some(list) = &mut controllers {
         list.sort_unstable();
         list.dedup();
@@ -232,7 +231,7 @@ fn view(args: &Map<String, Value>) -> Result<View, String> {
 }
 
 fn filter(args: &Map<String, Value>) -> Result<Filter, String> {
-    let kinds = names(args, "kinds", Kind::parse, || Kind::ALL.map(Kind::name).join(", "))?;
+    let kinds = names(args, "kinds", Kind::parse, &Kind::ALL.map(Kind::name))?;
     Ok(Filter { group: group(args)?, kinds })
 }
 
@@ -241,7 +240,7 @@ fn names<T>(
     args: &Map<String, Value>,
     key: &str,
     parse: impl Fn(&str) -> Option<T>,
-    known: impl Fn() -> String,
+    known: &[&str],
 ) -> Result<Option<Vec<T>>, String> {
     let list = match args.get(key) {
         None | Some(Value::Null) => return Ok(None),
@@ -249,8 +248,11 @@ fn names<T>(
         Some(value) => return Err(format!("args.{key} is {value}: must be a list of names, as in [\"cpu\"]")),
     };
     let one = |value: &Value| {
-        let name = value.as_str().and_then(&parse);
-        name.ok_or_else(|| format!("args.{key} has {value}: known are {}", known()))
+        let name = value.as_str().unwrap_or_default();
+        parse(name).ok_or_else(|| {
+            let hint = nearest(name, known.iter().copied()).map(|n| format!("did you mean {n}? ")).unwrap_or_default();
+            format!("args.{key} has {value}: {hint}known are {}", known.join(", "))
+        })
     };
     list.iter().map(one).collect::<Result<_, _>>().map(Some)
 }
@@ -323,7 +325,8 @@ mod tests {
             (r#"{"step": 0}"#, "args.step"),
             (r#"{"rates": 1}"#, "args.rates"),
             (r#"{"controllers": "cpu"}"#, "args.controllers"),
-            (r#"{"controllers": ["cpux"]}"#, "known are cpu"),
+            (r#"{"controllers": ["cpux"]}"#, "did you mean cpu? known are cpu, "),
+            (r#"{"controllers": [7]}"#, "has 7: known are cpu"),
             (r#"{"node": "a/b"}"#, "args.node"),
             (r#"{"node": ""}"#, "args.node"),
         ] {

@@ -33,13 +33,25 @@ struct Limit {
 const LIMITS: [&str; 2] = ["high", "max"];
 
 impl Watched {
-    pub(super) fn new(place: &Place) -> Self {
+    /// Somebody else's, or from before we listened: what it says now is no news.
+    pub(super) fn found(place: &Place) -> Self {
         let mut limits = [Limit::default(), Limit::default()];
         let text = limits_text(place);
         for (limit, key) in limits.iter_mut().zip(LIMITS) {
             limit.seen = number(&text, key);
         }
         Self { populated: populated(place), kills: kills(place), limits, place: place.clone() }
+    }
+
+    /// Made while we listened: it was empty, and all that it counts is news.
+    pub(super) fn made(place: &Place) -> Self {
+        let mut made = Self::found(place);
+        made.populated = made.populated.map(|_| false);
+        made.kills = made.kills.map(|_| 0);
+        for limit in &mut made.limits {
+            limit.seen = limit.seen.map(|_| 0);
+        }
+        made
     }
 
     /// Only memory's hierarchy does on v1.
@@ -148,10 +160,11 @@ mod tests {
             let dir = root.join(path.trim_start_matches('/'));
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("memory.events"), events).unwrap();
-            Place { hierarchy: "unified".into(), version: Version::V2, group: GroupPath::parse(path).unwrap(), dir }
+            let group = GroupPath::parse(path).unwrap();
+            Place { hierarchy: "unified".into(), version: Version::V2, group, dir, made: false }
         };
         let paths = ["/", "/a", "/a/b", "/c"];
-        let mut groups: Vec<Watched> = paths.iter().map(|p| Watched::new(&at(p, "high 5\noom_kill 1\n"))).collect();
+        let mut groups: Vec<Watched> = paths.iter().map(|p| Watched::found(&at(p, "high 5\noom_kill 1\n"))).collect();
         // Two in /a/b, one of /a's own (its leaf's, say), none in /c.
         for (path, kills) in [("/", 4), ("/a", 4), ("/a/b", 3), ("/c", 1)] {
             at(path, &format!("high 7\noom_kill {kills}\n"));
@@ -168,6 +181,12 @@ mod tests {
         told.clear();
         look(groups.iter_mut(), &mut told);
         assert!(told.is_empty(), "{told:?}");
+        // Somebody made a group and filled it before we came to look.
+        fs::write(at("/new", "high 1\noom_kill 0\n").dir.join("cgroup.events"), "populated 1\n").unwrap();
+        told.clear();
+        look([Watched::made(&at("/new", "high 1\noom_kill 0\n"))].iter_mut(), &mut told);
+        let whats: Vec<_> = told.iter().map(|n| &n.what).collect();
+        assert_eq!(whats, [&What::Populated, &What::Memory { key: "high", count: 1 }]);
         fs::remove_dir_all(root).unwrap();
     }
 }

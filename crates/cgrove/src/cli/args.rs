@@ -74,7 +74,7 @@ pub(crate) enum Origin {
 /// Whom to ask, if not this node's daemon.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct Whom {
-    /// Ask the daemon at this address instead of this node's own
+    /// Ask the daemon at this address instead of this node's own; without a port it is 43409
     #[arg(long, value_name = "ws://HOST:PORT|wss://HOST:PORT")]
     pub(super) url: Option<String>,
     /// A file with the token that the daemon wants
@@ -95,16 +95,16 @@ pub(crate) enum Column {
     Pressure,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct UsageArgs {
-    /// How many slots to ask for; the table shows rates over them [default: 2]
-    #[arg(long, value_name = "N")]
+    /// How many slots to ask for; the table shows rates over them, or over as many as are kept [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) slots: Option<u64>,
     /// Go on, one table a second
     #[arg(long)]
     pub(super) follow: bool,
-    /// Only this group and what is below it
-    #[arg(long, value_name = "PATH")]
+    /// Only this group and what is below it; a path such as /clients/vm-1, or a name
+    #[arg(long, value_name = "GROUP")]
     pub(super) group: Option<String>,
     /// Only so many levels below it; 0 is the group alone
     #[arg(long, value_name = "LEVELS")]
@@ -127,8 +127,8 @@ pub(crate) struct EventsArgs {
     /// How many of those that were
     #[arg(long, short = 'n', default_value_t = 20, value_name = "N")]
     pub(super) number: u64,
-    /// Only of this group and what is below it
-    #[arg(long, value_name = "PATH")]
+    /// Only of this group and what is below it; a path such as /clients/vm-1, or a name
+    #[arg(long, value_name = "GROUP")]
     pub(super) group: Option<String>,
     /// Only of these kinds, joined by commas
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
@@ -154,15 +154,28 @@ pub(crate) enum Command {
     /// Run the daemon in the foreground
     Run,
     /// Validate a document; says line, JSON path and what is allowed
-    Check { tree: Option<String> },
+    Check {
+        /// A document's file, or - for standard input [default: the configured source]
+        tree: Option<String>,
+    },
     /// Show what would change; exit code 2 when something would
-    Plan { tree: Option<String> },
+    Plan {
+        /// A document's file, or - for standard input [default: the configured source]
+        tree: Option<String>,
+    },
     /// Reconcile once, without the daemon
-    Apply { tree: Option<String> },
+    Apply {
+        /// A document's file, or - for standard input [default: the configured source]
+        tree: Option<String>,
+    },
     /// Let held removals go, or an older document come back; status and plan show the digest
-    Approve { digest: String },
+    Approve {
+        /// As `cgrove status` and `cgrove plan` show it
+        digest: String,
+    },
     /// Validate a document, show its plan for this node, and write it to ZooKeeper
     Push {
+        /// A document's file, or - for standard input
         tree: String,
         /// Fill in "allow_removals", so that this document may remove any number of groups, once
         #[arg(long)]
@@ -175,6 +188,7 @@ pub(crate) enum Command {
     Sign {
         /// An Ed25519 private key (PEM)
         key: PathBuf,
+        /// A document's file, or - for standard input
         tree: String,
     },
     /// Print the arguments for libcgroup's cgexec that run a command in a group
@@ -233,6 +247,7 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// Write a document in the other form, and say what changes its meaning
     Convert {
+        /// A document's file, or - for standard input [default: the configured source]
         tree: Option<String>,
         /// [default: the other form]
         #[arg(long, value_name = "FORM")]

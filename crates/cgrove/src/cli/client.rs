@@ -97,6 +97,9 @@ impl Client {
                 .map_err(|_| Exit::usage("the token is no text".into()))?;
             request.headers_mut().insert(AUTHORIZATION, value);
         }
+        if scheme == "ws" && whom.ca.is_some() {
+            return Err(wrong("--ca is for wss://, and this would be sent in the clear"));
+        }
         let tls = if scheme == "wss" { Some(authority(whom)?) } else { None };
         let port = uri.port_u16().unwrap_or(43409);
         let attempt = async {
@@ -134,12 +137,15 @@ impl Client {
 
     /// The next message as text; waits for as long as it takes. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<String, Exit> {
+        let mut why = String::new();
         while let Some(message) = self.socket.next().await {
-            if let Message::Text(text) = message.map_err(|e| Exit::unavailable(format!("{}: {e}", self.place)))? {
-                return Ok(text.as_str().to_owned());
+            match message.map_err(|e| Exit::unavailable(format!("{}: {e}", self.place)))? {
+                Message::Text(text) => return Ok(text.as_str().to_owned()),
+                Message::Close(Some(close)) => why = format!(": {}", close.reason),
+                _ => {}
             }
         }
-        Err(Exit::unavailable(format!("{}: it closed the connection", self.place)))
+        Err(Exit::unavailable(format!("{}: it closed the connection{why}", self.place)))
     }
 
     /// The next message, which must not be an error.
@@ -169,6 +175,12 @@ pub(super) fn understood(text: &str) -> Result<Value, Exit> {
         Some(error) => Err(Exit::unavailable(error.as_str().unwrap_or_default().to_owned())),
         None => Ok(value),
     }
+}
+
+/// What the daemon says of a request, in the words of the command line.
+pub(super) fn typed(error: Exit) -> Exit {
+    let words = [("args.nr_slot", "--slots"), ("args.nr", "--number"), ("args.", "--")];
+    Exit::usage(words.into_iter().fold(error.message, |text, (theirs, ours)| text.replace(theirs, ours)))
 }
 
 async fn in_time<T>(attempt: impl Future<Output = Result<T, String>>) -> Result<T, String> {

@@ -32,7 +32,7 @@ const MEASURES: [Measure; 4] = [
 /// Draws `top` and the groups directly below it. The file's name says which kind of picture.
 pub(super) fn draw(file: &Path, title: &str, top: &str, slots: &Slots) -> Result<(), Exit> {
     if slots.len() < 2 {
-        return Err(Exit::unavailable("fewer than two slots are kept; wait a second".into()));
+        return Err(Exit::unavailable("a chart needs two slots or more: wait a second, or ask for more".into()));
     }
     static FONTS: Once = Once::new();
     FONTS.call_once(|| drop(register_font("sans-serif", FontStyle::Normal, FONT)));

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::args::{Args, Whom};
 use super::client::Client;
+use super::feed::{Feed, Told};
 use super::runtime::in_runtime;
 use crate::exit::Exit;
 use crate::term::{self, Paint};
@@ -27,9 +28,12 @@ pub(super) fn run(args: &Args, whom: &Whom, follow: bool) -> Result<u8, Exit> {
             show(&client.ask(&json!({ "cmd": "get_status" })).await?);
             return Ok(0);
         }
-        client.ask(&json!({ "cmd": "subscribe", "args": { "to": "status" } })).await?;
+        let mut feed = Feed::open(args, whom, client, json!({ "to": "status" })).await?;
         loop {
-            if !show(&client.next_json().await?["value"]) {
+            // The status comes at once, also when the connection was made again.
+            if let Told::Message(message) = feed.next().await?
+                && !show(&message["value"])
+            {
                 return Ok(0);
             }
         }
@@ -121,7 +125,8 @@ fn render_status(s: &Value, paint: Paint) -> String {
         line("", paint.red(&format!("removals held: {}; cgrove approve {digest}", text(&p["guard"]["why"]))));
     }
     for h in p["held"].as_array().into_iter().flatten().filter(|h| !text(&h["why"]).starts_with("guard")) {
-        line("", format!("held {} {}: {}", text(&h["hierarchy"]), text(&h["group"]), text(&h["why"])));
+        let knob = h["knob"].as_str().map(|k| format!(" {k}")).unwrap_or_default();
+        line("", format!("held {} {}{knob}: {}", text(&h["hierarchy"]), text(&h["group"]), text(&h["why"])));
     }
     for n in p["notes"].as_array().into_iter().flatten() {
         let knob = n["knob"].as_str().map(|k| format!(" {k}")).unwrap_or_default();

@@ -7,27 +7,36 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::args::{Args, UsageArgs};
-use super::client::{Client, understood};
+use super::client::{Client, typed, understood};
+use super::feed::{Feed, Told};
 use super::figures::{Figures, bytes, collect};
+use super::groups::{self, Unknown};
 use super::runtime::in_runtime;
 use crate::exit::Exit;
 use crate::term::{self, Paint};
 
 pub(super) fn run(args: &Args, asked: &UsageArgs) -> Result<u8, Exit> {
+    if asked.follow && asked.node.is_some() {
+        return Err(Exit::usage("--follow is of the daemon's own slots; --node is not".into()));
+    }
     in_runtime(async {
         let mut client = Client::connect(args, &asked.whom).await?;
+        let group = match (&asked.group, &asked.node) {
+            (Some(name), None) => Some(groups::path(&mut client, name, Unknown::Refused).await?),
+            (group, _) => group.clone(),
+        };
+        let asked = &UsageArgs { group, ..asked.clone() };
         if let Some(file) = &asked.plot {
             return plot(&mut client, asked, file).await;
         }
         if args.global.json() {
-            return raw(&mut client, asked).await;
+            return raw(client, args, asked).await;
         }
-        // A rate over as many slots as were asked for.
-        let step = asked.slots.unwrap_or(2).max(2) - 1;
+        let step = step(&mut client, asked).await?;
         let request = json!({ "cmd": "show_account", "args": {
             "nr_slot": 1, "step": step, "rates": true, "group": asked.group, "depth": asked.depth, "node": asked.node,
         } });
-        let reply = client.ask(&request).await.map_err(|e| Exit::usage(e.message))?;
+        let reply = client.ask(&request).await.map_err(typed)?;
         let newest = reply.as_object().and_then(|slots| slots.iter().next_back());
         let shown = match newest {
             Some((slot, value)) => table(slot, value, asked, Paint::stdout()),
@@ -37,11 +46,23 @@ pub(super) fn run(args: &Args, asked: &UsageArgs) -> Result<u8, Exit> {
             return Ok(0);
         }
         let last = newest.and_then(|(slot, _)| slot.parse().ok()).unwrap_or(0);
-        follow(&mut client, asked, true, last, |message| {
+        follow(client, args, asked, true, last, |message| {
             table(&message["slot"].to_string(), &message["value"], asked, Paint::stdout())
         })
         .await
     })?
+}
+
+/// Rates are shown over as many slots as were asked for, or as there are.
+async fn step(client: &mut Client, asked: &UsageArgs) -> Result<u64, Exit> {
+    let Some(slots) = asked.slots.filter(|n| *n > 2) else { return Ok(1) };
+    let request = json!({ "cmd": "show_account", "args": {
+        "nr_slot": slots, "group": asked.group, "depth": 0, "node": asked.node,
+    } });
+    let reply = client.ask(&request).await.map_err(typed)?;
+    let there = reply.as_object().into_iter().flatten().filter_map(|(slot, _)| slot.parse::<u64>().ok());
+    let (first, last) = there.fold((u64::MAX, 0), |(first, last), slot| (first.min(slot), last.max(slot)));
+    Ok(last.saturating_sub(first).max(1))
 }
 
 /// The group and what is directly below it, over the kept slots.
@@ -51,46 +72,55 @@ async fn plot(client: &mut Client, asked: &UsageArgs, file: &Path) -> Result<u8,
     let request = json!({ "cmd": "show_account", "args": {
         "nr_slot": asked.slots.unwrap_or(ALL), "rates": true, "group": asked.group, "depth": 1, "node": asked.node,
     } });
-    let reply = client.ask(&request).await.map_err(|e| Exit::usage(e.message))?;
+    let reply = client.ask(&request).await.map_err(typed)?;
     let slots = reply.as_object().into_iter().flatten();
     let slots = slots.filter_map(|(slot, value)| Some((slot.parse().ok()?, collect(value, top)))).collect();
-    let title = format!("{top} on {}, UTC", asked.node.as_deref().unwrap_or(client.place()));
+    let node = match &asked.node {
+        Some(node) => node.clone(),
+        // Not everybody may ask for it.
+        None => match client.ask(&json!({ "cmd": "get_status" })).await {
+            Ok(status) => status["node"].as_str().unwrap_or_default().to_owned(),
+            Err(_) => client.place().to_owned(),
+        },
+    };
+    let title = format!("{top} on {node}, UTC");
     super::plot::draw(file, &title, top, &slots)?;
     Ok(0)
 }
 
 /// The stored slots as they are; followed, one line for each.
-async fn raw(client: &mut Client, asked: &UsageArgs) -> Result<u8, Exit> {
+async fn raw(mut client: Client, args: &Args, asked: &UsageArgs) -> Result<u8, Exit> {
     let request = json!({ "cmd": "show_account", "args": {
         "nr_slot": asked.slots.unwrap_or(2), "group": asked.group, "depth": asked.depth, "node": asked.node,
     } });
     let reply = client.ask_text(&request).await?;
-    let slots = understood(&reply).map_err(|e| Exit::usage(e.message))?;
+    let slots = understood(&reply).map_err(typed)?;
     let last = slots.as_object().into_iter().flatten().filter_map(|(slot, _)| slot.parse().ok()).max().unwrap_or(0);
     if !term::out(&reply) || !asked.follow {
         return Ok(0);
     }
-    follow(client, asked, false, last, |message| json!({ message["slot"].to_string(): message["value"] }).to_string())
-        .await
+    follow(client, args, asked, false, last, |message| {
+        json!({ message["slot"].to_string(): message["value"] }).to_string()
+    })
+    .await
 }
 
 async fn follow(
-    client: &mut Client,
+    client: Client,
+    args: &Args,
     asked: &UsageArgs,
     rates: bool,
-    last: u64,
+    mut last: u64,
     show: impl Fn(&Value) -> String,
 ) -> Result<u8, Exit> {
-    if asked.node.is_some() {
-        return Err(Exit::usage("--follow is of the daemon's own slots; --node is not".into()));
-    }
-    let args = json!({ "to": "slots", "rates": rates, "group": asked.group, "depth": asked.depth });
-    client.ask(&json!({ "cmd": "subscribe", "args": args })).await?;
+    let arguments = json!({ "to": "slots", "rates": rates, "group": asked.group, "depth": asked.depth });
+    let mut feed = Feed::open(args, &asked.whom, client, arguments).await?;
     loop {
-        let message = client.next_json().await?;
+        let Told::Message(message) = feed.next().await? else { continue };
         // The newest slot comes at once; it may have been shown.
-        let new = message["slot"].as_u64().is_some_and(|slot| slot > last);
-        if new && !term::out(&show(&message)) {
+        let Some(slot) = message["slot"].as_u64().filter(|slot| *slot > last) else { continue };
+        last = slot;
+        if !term::out(&show(&message)) {
             return Ok(0);
         }
     }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use cgrove_cgroupfs::notices::{Asked, Notice, Notices, Place, Pressure, Threshold as Asking, What};
 use cgrove_config::Config;
+use cgrove_core::actual::Version;
 use cgrove_core::event::Kind;
-use cgrove_core::ids::GroupPath;
 use nix::sys::epoll::EpollFlags;
 use tokio::sync::{mpsc, watch};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{Journal, News};
 use crate::hands::Hands;
@@ -46,6 +46,7 @@ pub(crate) async fn run(
     };
     let mut crossings = wait_for_pressure(notices.pressure());
     let asked = Arc::new(Mutex::new(Asked::default()));
+    let mut deaf = !config.events.pressure.is_empty();
     loop {
         tokio::select! {
             changed = places.changed() => {
@@ -53,6 +54,10 @@ pub(crate) async fn run(
                     return std::future::pending().await;
                 }
                 let now = places.borrow_and_update().clone();
+                if deaf && !now.is_empty() && now.iter().all(|p| p.version == Version::V1) {
+                    info!("events.pressure: the groups are on cgroup v1, whose kernel tells nothing of waiting");
+                }
+                deaf &= now.is_empty();
                 let triggers = ask(&hands, &config, &asked, now.clone(), counter.clone()).await;
                 notices.listen(triggers);
                 let told = tokio::task::block_in_place(|| notices.set(&now));
@@ -128,23 +133,13 @@ fn window(config: &Config) -> u64 {
     if may { 1_000_000 } else { 2_000_000 }
 }
 
-/// In words. A group that came or went in several hierarchies is one event.
+/// In words. A group that came or went in several hierarchies is one event, where the first of them stands.
 fn news(config: &Config, notices: Vec<Notice>) -> Vec<News> {
-    // Of each group in the order in which it happened: it may have come and gone.
-    let mut moves: Vec<(GroupPath, bool, Vec<String>)> = Vec::new();
-    let mut out = Vec::new();
+    let mut out: Vec<News> = Vec::new();
     for Notice { hierarchy, group, what } in notices {
         let (kind, count, text) = match what {
-            What::Appeared | What::Disappeared => {
-                let appeared = what == What::Appeared;
-                match moves.iter_mut().rev().find(|(g, ..)| *g == group) {
-                    Some((_, same, hierarchies)) if *same == appeared && !hierarchies.contains(&hierarchy) => {
-                        hierarchies.push(hierarchy);
-                    }
-                    _ => moves.push((group, appeared, vec![hierarchy])),
-                }
-                continue;
-            }
+            What::Appeared => (Kind::GroupAppeared, None, "the group appeared".to_owned()),
+            What::Disappeared => (Kind::GroupDisappeared, None, "the group disappeared".to_owned()),
             What::Populated => (Kind::Populated, None, "the first process came".to_owned()),
             What::Empty => (Kind::Empty, None, "the last process left".to_owned()),
             What::Memory { key: "high", count } => {
@@ -160,21 +155,26 @@ fn news(config: &Config, notices: Vec<Notice>) -> Vec<News> {
                 (Kind::Pressure, None, format!("waits more than {threshold} of the time"))
             }
         };
+        let moves = |kind| matches!(kind, Kind::GroupAppeared | Kind::GroupDisappeared);
+        if moves(kind) {
+            // It may have come, gone and come again: only its last move is joined.
+            let last = out.iter_mut().rev().find(|n| moves(n.kind) && n.group.as_ref() == Some(&group));
+            let same = last.filter(|n| n.kind == kind).and_then(|n| n.hierarchy.as_mut());
+            if let Some(all) = same.filter(|all| !all.split(' ').any(|h| h == hierarchy)) {
+                all.push(' ');
+                all.push_str(&hierarchy);
+                continue;
+            }
+        }
         out.push(News { group: Some(group), hierarchy: Some(hierarchy), count, ..News::new(kind, text) });
-    }
-    for (group, appeared, hierarchies) in moves {
-        let (kind, text) = if appeared {
-            (Kind::GroupAppeared, "the group appeared")
-        } else {
-            (Kind::GroupDisappeared, "the group disappeared")
-        };
-        out.push(News { group: Some(group), hierarchy: Some(hierarchies.join(" ")), ..News::new(kind, text) });
     }
     out
 }
 
 #[cfg(test)]
 mod tests {
+    use cgrove_core::ids::GroupPath;
+
     use super::*;
 
     #[test]
@@ -199,10 +199,10 @@ mod tests {
         assert_eq!(
             lines,
             [
-                (Kind::OomKill, "memory", "processes were killed for lack of memory"),
-                (Kind::Pressure, "v2", "waits more than memory full 10% of the time"),
                 (Kind::GroupDisappeared, "cpu", "the group disappeared"),
                 (Kind::GroupAppeared, "memory cpu", "the group appeared"),
+                (Kind::OomKill, "memory", "processes were killed for lack of memory"),
+                (Kind::Pressure, "v2", "waits more than memory full 10% of the time"),
             ]
         );
     }

@@ -1,5 +1,6 @@
 //! What a round did: into the log, and onto the board.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cgrove_cgroupfs::Fault;
@@ -34,7 +35,11 @@ impl Reconciler {
                     let (hierarchy, group, knob) = (&action.hierarchy, action.group.as_str(), knob(action));
                     let kept = kept.as_ref().map(|k| format!("; the kernel made it {k}")).unwrap_or_default();
                     info!(hierarchy, group, knob, document_version = self.version(), "{}{kept}", verb(action));
-                    repaired.push(told(Kind::DriftRepaired, action, format!("{}{kept}", verb(action))));
+                    repaired.push(told(
+                        Kind::DriftRepaired,
+                        action,
+                        format!("{}{kept}{}", verb(action), found(action)),
+                    ));
                 }
                 Outcome::AlreadySo => {}
                 // The group went away meanwhile: look again.
@@ -59,18 +64,13 @@ impl Reconciler {
                 ..News::new(Kind::ActionFailed, f.error.clone())
             }]);
         }
-        let held: Vec<Held> = round
-            .plan
-            .actions
-            .iter()
-            .filter_map(|a| {
-                Some(Held { hierarchy: a.hierarchy.clone(), group: a.group.to_string(), why: a.held.clone()? })
-            })
-            .collect();
+        let waiting: Vec<(&Action, Held)> = round.plan.actions.iter().filter_map(|a| Some((a, held(a)?))).collect();
         let guard = round.plan.guard.clone();
-        let known = self.board.update(|s| {
+        let (known, known_held) = self.board.update(|s| {
             let p = &mut s.plan;
-            let known = p.guard == guard && p.held.len() == held.len();
+            let held = waiting.iter().map(|(_, held)| held.clone()).collect();
+            let known_held = std::mem::replace(&mut p.held, held);
+            let known = p.guard == guard && known_held.len() == waiting.len();
             p.rounds += 1;
             p.done_total += done;
             p.at = now();
@@ -78,20 +78,28 @@ impl Reconciler {
             if !round.plan.is_empty() {
                 (p.digest, p.actions) = (round.plan.digest(), round.plan.actions.len());
             }
-            (p.failures, p.held, p.guard, p.notes) = (failures.clone(), held, guard, round.plan.notes.clone());
-            known
+            (p.failures, p.guard, p.notes) = (failures.clone(), guard, round.plan.notes.clone());
+            (known, known_held)
         });
         if let Some(guard) = round.plan.guard.as_ref().filter(|g| !g.approved && !known) {
             error!("removals held: {}; `cgrove approve {}` lets them go", guard.why, guard.digest);
-            let text = format!("{}; cgrove approve {}", guard.why, guard.digest);
-            self.board.journal.tell([News::new(Kind::RemovalsHeld, text)]);
+            let removals: BTreeSet<&GroupPath> =
+                waiting.iter().filter(|(a, _)| a.op == Op::Remove).map(|(a, _)| &a.group).collect();
+            let text = format!("{}: {}; cgrove approve {}", guard.why, some_of(&removals), guard.digest);
+            self.board
+                .journal
+                .tell([News { count: Some(removals.len() as u64), ..News::new(Kind::RemovalsHeld, text) }]);
         }
+        let knobs = waiting.iter().filter(|(a, held)| a.op != Op::Remove && !known_held.contains(held));
+        self.board.journal.tell(knobs.take(MOST_LINES).map(|(a, held)| told(Kind::ActionHeld, a, held.why.clone())));
         if !round.plan.is_empty() {
             info!(?event, actions = round.plan.actions.len(), done, failed = failures.len(), "reconciled");
         }
         if event == Event::Document && !round.plan.is_empty() {
             let version = self.version().unwrap_or_default();
-            let text = format!("document version {version}: {done} actions done, {} failed", failures.len());
+            let counted = counted(&round.outcomes);
+            let text =
+                format!("document version {version}: {counted}, {} failed, {} held", failures.len(), waiting.len());
             self.board.journal.tell([News { count: Some(done), ..News::new(Kind::PlanApplied, text) }]);
         } else if matches!(event, Event::Drift | Event::Resync) {
             let more = repaired.len().saturating_sub(MOST_LINES);
@@ -169,6 +177,51 @@ fn verb(action: &Action) -> String {
         Op::Forget { file } => format!("{file} is no longer ours"),
         Op::Remove => "removed".into(),
     }
+}
+
+/// What somebody had made of it.
+fn found(action: &Action) -> String {
+    match &action.op {
+        Op::Write(w) => {
+            w.from.as_ref().map(|from| format!("; it said {}", from.trim().replace('\n', ", "))).unwrap_or_default()
+        }
+        Op::Create => "; it was gone".into(),
+        _ => String::new(),
+    }
+}
+
+/// `2 created, 5 written`.
+fn counted(outcomes: &[(Action, Outcome)]) -> String {
+    let done = |wanted: fn(&Op) -> bool| {
+        outcomes.iter().filter(|(a, o)| matches!(o, Outcome::Done { .. }) && wanted(&a.op)).count()
+    };
+    let kinds = [
+        (done(|op| matches!(op, Op::Create)), "created"),
+        (done(|op| matches!(op, Op::Adopt { .. })), "adopted"),
+        (done(|op| matches!(op, Op::Write(_))), "written"),
+        (done(|op| matches!(op, Op::Remove)), "removed"),
+    ];
+    let there: Vec<String> = kinds.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    if there.is_empty() { "nothing to do".into() } else { there.join(", ") }
+}
+
+/// The first few, and how many more.
+fn some_of(groups: &BTreeSet<&GroupPath>) -> String {
+    const SOME: usize = 5;
+    let mut text = groups.iter().take(SOME).map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    if groups.len() > SOME {
+        text.push_str(&format!(" and {} more", groups.len() - SOME));
+    }
+    text
+}
+
+fn held(action: &Action) -> Option<Held> {
+    Some(Held {
+        hierarchy: action.hierarchy.clone(),
+        group: action.group.to_string(),
+        knob: knob(action).map(str::to_owned),
+        why: action.held.clone()?,
+    })
 }
 
 fn told(kind: Kind, action: &Action, text: String) -> News {

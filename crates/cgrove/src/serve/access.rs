@@ -81,10 +81,21 @@ pub(super) fn wants_websocket(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).and_then(|u| u.to_str().ok()).is_some_and(|u| u.eq_ignore_ascii_case("websocket"))
 }
 
-/// Does Prometheus, or promtool, ask for the text format of before OpenMetrics?
-pub(super) fn wants_classic_metrics(headers: &HeaderMap) -> bool {
-    let accept = headers.get(ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
-    accept.contains("text/plain") && !accept.contains("application/openmetrics-text")
+/// Does the client ask for OpenMetrics, no less than for plain text? Whoever does not say gets Prometheus' older format,
+/// which all tools read.
+pub(super) fn wants_openmetrics(headers: &HeaderMap) -> bool {
+    let accepted = |kind: &str| {
+        let values = headers.get_all(ACCEPT).into_iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        let quality = values.filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let q =
+                |mut parts: std::str::Split<'_, char>| parts.find_map(|p| p.trim().strip_prefix("q=")?.parse().ok());
+            (parts.next()? == kind).then(|| q(range.split(';')).unwrap_or(1.0))
+        });
+        quality.fold(0.0, f32::max)
+    };
+    let openmetrics = accepted("application/openmetrics-text");
+    openmetrics > 0.0 && openmetrics >= accepted("text/plain")
 }
 
 #[cfg(test)]
@@ -170,5 +181,20 @@ mod tests {
         assert!(matches!(admits(&c, plain, "10.0.0.9", &right), Err(Refusal::Never(_))));
         assert!(matches!(admits(&c, tls, "evil.example", &right), Err(Refusal::Never(_))));
         std::fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn openmetrics_for_those_who_ask_for_it() {
+        let wants = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, accept.parse().unwrap());
+            wants_openmetrics(&headers)
+        };
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+        assert!(wants(prometheus) && wants("application/openmetrics-text"));
+        assert!(!wants("*/*") && !wants("text/plain") && !wants("application/openmetrics-text;q=0, text/plain"));
+        assert!(
+            !wants("application/openmetrics-text; q=0.2, text/plain; q=0.9") && !wants_openmetrics(&HeaderMap::new())
+        );
     }
 }

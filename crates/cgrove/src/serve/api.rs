@@ -16,8 +16,10 @@ use hyper::{Response, StatusCode};
 use tokio::sync::mpsc;
 
 use super::patient::SLOW;
+use super::pieces::{self, Frames, SMALL};
 use super::request::{self, Reply as Answer};
-use super::{Body, Library, Reply};
+use super::slots::Range;
+use super::{Body, Library, Pieces, Reply};
 
 /// Chunks of a long answer that wait for the client.
 const AHEAD: usize = 1;
@@ -27,49 +29,60 @@ pub(super) async fn answer(library: Arc<Library>, roles: Roles, question: &str, 
     library.board.update(|s| s.server.requests_total += 1);
     let pairs: Vec<_> = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect();
     let request = Request::of_query(question, pairs.iter().map(|(key, value)| (key.as_ref(), value.as_ref())));
-    let bad = request.is_err();
-    let forbidden = request.as_ref().is_ok_and(|r| request::permitted(r, roles).is_err());
-    let (status, body) = match request::answer(&library, roles, Asked { id: None, request }).await {
-        Answer::Whole(pieces) => {
-            let body = Bytes::from(pieces.concat());
-            // Errors are the only replies that begin so.
-            let status = match (bad, body.starts_with(b"{\"error\":")) {
-                _ if forbidden => StatusCode::FORBIDDEN,
-                (true, _) => StatusCode::BAD_REQUEST,
-                (false, true) => StatusCode::SERVICE_UNAVAILABLE,
-                (false, false) => StatusCode::OK,
-            };
-            (status, Body::Left(Full::new(body)))
-        }
-        Answer::Slots(mut range) => {
-            let (chunks, stream) = mpsc::channel(AHEAD);
-            let whole = Arc::new(AtomicBool::new(false));
-            let ended = whole.clone();
-            tokio::spawn(async move {
-                let gone = library.gone.clone();
-                let send = async {
-                    while let Some(pieces) = range.next(&library).await {
-                        for piece in pieces {
-                            if !matches!(tokio::time::timeout(SLOW, chunks.send(piece)).await, Ok(Ok(()))) {
-                                return;
-                            }
-                        }
-                    }
-                    ended.store(true, Ordering::Release);
-                };
-                tokio::select! {
-                    () = gone.cancelled() => {}
-                    () = send => {}
-                }
-            });
-            (StatusCode::OK, Body::Right(StreamBody::new(Stream { chunks: stream, whole })))
-        }
-        Answer::Subscribe(_) | Answer::Unsubscribe(_) => (StatusCode::BAD_REQUEST, Body::Left(Full::default())),
+    let answered = request::answer(&library, roles, Asked { id: None, request }).await;
+    let (status, answer) = match answered {
+        Ok(answer) => (StatusCode::OK, answer),
+        Err(problem) => (problem.status(), problem.reply(None)),
+    };
+    let body = match answer {
+        Answer::Whole(pieces) => whole(library, pieces),
+        Answer::Slots(range) => stream(library, Vec::new(), Some(range)),
+        Answer::Subscribe(_) | Answer::Unsubscribe(_) => Body::Left(Full::default()),
     };
     let mut reply = Response::new(body);
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
+}
+
+/// A reply that is there already; a large one is sent in parts.
+pub(super) fn whole(library: Arc<Library>, pieces: Pieces) -> Body {
+    if pieces.iter().map(Bytes::len).sum::<usize>() <= SMALL {
+        return Body::Left(Full::new(Bytes::from(pieces.concat())));
+    }
+    stream(library, pieces, None)
+}
+
+fn stream(library: Arc<Library>, pieces: Pieces, mut more: Option<Range>) -> Body {
+    let (chunks, stream) = mpsc::channel(AHEAD);
+    let complete = Arc::new(AtomicBool::new(false));
+    let ended = complete.clone();
+    tokio::spawn(async move {
+        let gone = library.gone.clone();
+        let send = async {
+            let mut parts = Frames::of(pieces);
+            loop {
+                for part in parts.by_ref() {
+                    let Some(part) = pieces::held(part, &library).await else { return };
+                    if !matches!(tokio::time::timeout(SLOW, chunks.send(part)).await, Ok(Ok(()))) {
+                        return;
+                    }
+                }
+                let next = match &mut more {
+                    Some(range) => range.next(&library).await,
+                    None => None,
+                };
+                let Some(pieces) = next else { break };
+                parts.extend(pieces);
+            }
+            ended.store(true, Ordering::Release);
+        };
+        tokio::select! {
+            () = gone.cancelled() => {}
+            () = send => {}
+        }
+    });
+    Body::Right(StreamBody::new(Stream { chunks: stream, whole: complete }))
 }
 
 /// What comes through a channel, as a body. One that was cut short ends as an error, so that nobody takes it for whole.

@@ -8,16 +8,18 @@ use cgrove_core::plan::compare;
 use serde_json::{Value, json};
 
 use super::Library;
+use super::request::Problem;
 use crate::engine::{self, Scenery};
 
 /// Longest list of processes.
 const MOST_PIDS: usize = 1000;
 
 /// Reads the kernel, so that what is shown is what is there now.
-pub(super) async fn get_group(library: &Library, path: &GroupPath) -> Result<Value, String> {
-    let document = library.document.borrow().clone().ok_or("no document is in force")?;
+pub(super) async fn get_group(library: &Library, path: &GroupPath) -> Result<Value, Problem> {
+    let document = library.document.borrow().clone();
+    let document = document.ok_or_else(|| Problem::Away("no document is in force".into()))?;
     if !path.is_root() && !document.desired.groups.contains_key(path) {
-        return Err(format!("the document has no group {path}; list_groups has them all"));
+        return Err(Problem::Unknown(format!("the document has no group {path}; list_groups has them all")));
     }
     let _turn = library.wide.acquire().await;
     let config = Arc::clone(&library.config);
@@ -25,7 +27,8 @@ pub(super) async fn get_group(library: &Library, path: &GroupPath) -> Result<Val
         // Only this group and those above it: a look at one costs the same in a large tree.
         let mut narrow = document.desired.as_ref().clone();
         narrow.groups.retain(|group, _| group == path || path.is_below(group));
-        let Scenery { host, actual, desired } = engine::observe(&config, &narrow).map_err(|e| e.to_string())?;
+        let Scenery { host, actual, desired } =
+            engine::observe(&config, &narrow).map_err(|e| Problem::Away(e.to_string()))?;
         let knobs = compare(&desired, &actual, &config.cgroup.policy, path);
         let mut pids: Vec<i32> = Vec::new();
         let mut places = Vec::new();

@@ -133,13 +133,19 @@ impl Collector for Snapshot {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
+        gauge(
+            &mut encoder,
+            "plan_failed",
+            "Actions that failed in the last round",
+            None,
+            s.plan.failures.len() as f64,
+        )?;
         let mut failures = std::collections::BTreeMap::<String, i64>::new();
         for failure in &s.plan.failures {
             let kind = failure.errno.map_or("other".to_owned(), |e| format!("{:?}", nix::errno::Errno::from_raw(e)));
             *failures.entry(kind).or_default() += 1;
         }
-        let mut family =
-            family(&mut encoder, "plan_failures", "Actions that failed in the last round", MetricType::Gauge)?;
+        let mut family = family(&mut encoder, "plan_failures", "The same by the kernel's error", MetricType::Gauge)?;
         for (errno, count) in &failures {
             ConstGauge::new(*count).encode(family.encode_family(&[("errno", errno.as_str())])?)?;
         }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use cgrove_core::event::Filter;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::request::{Asked, Request, Topic};
+use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::group::get_group;
@@ -26,17 +27,45 @@ pub(super) enum Reply {
     Unsubscribe(cgrove_core::request::TopicName),
 }
 
-/// Answers one message. Whatever is wrong becomes `{"error": ...}`; the client's mark is part of every reply.
-pub(super) async fn answer(library: &Library, roles: Roles, asked: Asked) -> Reply {
-    let Asked { id, request } = asked;
-    let answered = match request {
-        Ok(request) => dispatch(library, roles, request, id.as_ref()).await,
-        Err(error) => Err(error),
-    };
-    answered.unwrap_or_else(|error| {
-        let body = json!({ "error": error }).to_string();
-        Reply::Whole(vec![head(id.as_ref()), Bytes::from(body.get(1..).unwrap_or_default().to_owned())])
-    })
+/// Why there is no answer. HTTP says it by the status, too.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// The question is wrong.
+    Asked(String),
+    /// This client may not ask it.
+    Forbidden(String),
+    /// There is no such thing.
+    Unknown(String),
+    /// Not now.
+    Away(String),
+}
+
+impl Problem {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Asked(_) => StatusCode::BAD_REQUEST,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Unknown(_) => StatusCode::NOT_FOUND,
+            Self::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn text(&self) -> &str {
+        let (Self::Asked(text) | Self::Forbidden(text) | Self::Unknown(text) | Self::Away(text)) = self;
+        text
+    }
+
+    /// As a reply; the client's mark is part of it.
+    pub(super) fn reply(&self, id: Option<&Value>) -> Reply {
+        object(id, &json!({ "error": self.text() }))
+    }
+}
+
+/// Answers one message.
+pub(super) async fn answer(library: &Library, roles: Roles, asked: Asked) -> Result<Reply, Problem> {
+    let request = asked.request.map_err(Problem::Asked)?;
+    permitted(&request, roles)?;
+    dispatch(library, request, asked.id.as_ref()).await
 }
 
 /// `{`, or `{"id":7,`.
@@ -49,16 +78,15 @@ fn object(id: Option<&Value>, body: &Value) -> Reply {
     Reply::Whole(vec![head(id), Bytes::from(body.to_string().split_off(1))])
 }
 
-async fn dispatch(library: &Library, roles: Roles, request: Request, id: Option<&Value>) -> Result<Reply, String> {
-    permitted(&request, roles)?;
+async fn dispatch(library: &Library, request: Request, id: Option<&Value>) -> Result<Reply, Problem> {
     match request {
         Request::ShowAccount { slots, view, node } => {
             let head = id.map_or("{".to_owned(), |id| format!("{{\"id\":{id}"));
-            Range::new(library, slots, view, node, head).await.map(Reply::Slots)
+            Range::new(library, slots, view, node, head).await.map(Reply::Slots).map_err(Problem::Away)
         }
-        Request::GetConf => get_conf(library, id).map(Reply::Whole),
+        Request::GetConf => get_conf(library, id).map(Reply::Whole).map_err(Problem::Away),
         Request::GetStatus => {
-            let status = serde_json::to_vec(&library.board.snapshot()).map_err(|e| e.to_string())?;
+            let status = serde_json::to_vec(&library.board.snapshot()).map_err(|e| Problem::Away(e.to_string()))?;
             Ok(Reply::Whole(vec![head(id), Bytes::from(status).slice(1..)]))
         }
         Request::ListGroups { group } => Ok(object(id, &list_groups(library, group.as_ref()))),
@@ -73,7 +101,7 @@ async fn dispatch(library: &Library, roles: Roles, request: Request, id: Option<
 }
 
 /// What quotes the document needs one role, what was measured the other.
-pub(super) fn permitted(request: &Request, roles: Roles) -> Result<(), String> {
+fn permitted(request: &Request, roles: Roles) -> Result<(), Problem> {
     let conf = match request {
         Request::GetConf | Request::GetStatus | Request::GetGroup { .. } => true,
         Request::Subscribe(topic) => *topic == Topic::Status,
@@ -81,8 +109,8 @@ pub(super) fn permitted(request: &Request, roles: Roles) -> Result<(), String> {
         Request::Unsubscribe(_) => return Ok(()),
     };
     match (conf, roles) {
-        (true, Roles { conf: false, .. }) => Err(lacks("conf")),
-        (false, Roles { usage: false, .. }) => Err(lacks("usage")),
+        (true, Roles { conf: false, .. }) => Err(Problem::Forbidden(lacks("conf"))),
+        (false, Roles { usage: false, .. }) => Err(Problem::Forbidden(lacks("usage"))),
         _ => Ok(()),
     }
 }

@@ -1,13 +1,11 @@
 //! One WebSocket client: a request, a reply, until it leaves. A slow reader is dropped, a large reply is streamed.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use cgrove_core::request::Asked;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::SemaphorePermit;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -17,6 +15,7 @@ use tracing::debug;
 
 use super::Library;
 use super::patient::SLOW;
+use super::pieces::{self, FRAME, Frames};
 use super::port::Ends;
 use super::request::{self, Reply};
 use super::subscriptions::{Due, Subscriptions};
@@ -24,10 +23,6 @@ use cgrove_config::Roles;
 
 /// Longest request.
 const LARGEST: usize = 64 << 10;
-/// A reply is sent in frames of about this size, so that 300 slots of a large tree need no copy of their own.
-const FRAME: usize = 256 << 10;
-/// Frames up to this size are sent whatever else is under way.
-const SMALL: usize = 16 << 10;
 
 pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Arc<Library>, ends: Ends, roles: Roles) {
     let config = WebSocketConfig::default()
@@ -40,6 +35,9 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
     let mut subscriptions = Subscriptions::new(library.clone());
     loop {
         let message = tokio::select! {
+            () = library.gone.cancelled() => {
+                return goodbye(&mut socket, CloseCode::Away, "the daemon stops or reloads: connect again").await;
+            }
             message = socket.next() => message,
             due = subscriptions.due() => {
                 if let Err(why) = tell(&mut socket, &mut subscriptions, due, &library).await {
@@ -56,9 +54,10 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
                 let asked = Asked::parse(&text);
                 let id = asked.id.clone();
                 match request::answer(&library, roles, asked).await {
-                    Reply::Subscribe(topic) => Reply::Whole(subscriptions.add(topic, id)),
-                    Reply::Unsubscribe(topic) => Reply::Whole(subscriptions.remove(topic, id.as_ref())),
-                    reply => reply,
+                    Ok(Reply::Subscribe(topic)) => Reply::Whole(subscriptions.add(topic, id)),
+                    Ok(Reply::Unsubscribe(topic)) => Reply::Whole(subscriptions.remove(topic, id.as_ref())),
+                    Ok(reply) => reply,
+                    Err(problem) => problem.reply(id.as_ref()),
                 }
             }
             Ok(Message::Binary(_)) => {
@@ -71,9 +70,7 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
             }
             Ok(_) => continue,
             Err(Error::Capacity(_)) => {
-                let close = CloseFrame { code: CloseCode::Size, reason: "a request has at most 64 KiB".into() };
-                let _ = tokio::time::timeout(SLOW, socket.close(Some(close))).await;
-                break;
+                return goodbye(&mut socket, CloseCode::Size, "a request has at most 64 KiB").await;
             }
             Err(e) => {
                 debug!(peer = %ends, "websocket: {e}");
@@ -85,6 +82,16 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
             break;
         }
     }
+}
+
+/// Says why it ends.
+async fn goodbye<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    code: CloseCode,
+    reason: &'static str,
+) {
+    let close = CloseFrame { code, reason: reason.into() };
+    let _ = tokio::time::timeout(SLOW, socket.close(Some(close))).await;
 }
 
 async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
@@ -99,7 +106,7 @@ async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Sends a reply as one text message. Together, all clients' replies under way stay within a bound.
+/// Sends a reply as one text message, in parts: together, all clients' replies under way stay within a bound.
 async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<S>,
     reply: Reply,
@@ -110,18 +117,22 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
         Reply::Slots(mut range) => (range.next(library).await.unwrap_or_default(), Some(range)),
         Reply::Subscribe(_) | Reply::Unsubscribe(_) => return Ok(()),
     };
-    let mut frames = Frames(pieces.into());
+    let mut frames = Frames::of(pieces);
     let mut first = true;
     while let Some(payload) = frames.next() {
-        if frames.0.is_empty()
+        if frames.is_empty()
             && let Some(range) = &mut more
             && let Some(pieces) = range.next(library).await
         {
-            frames.0.extend(pieces);
+            frames.extend(pieces);
         }
-        let last = frames.0.is_empty();
-        let permit = permit(&payload, library);
-        let _permit = tokio::time::timeout(SLOW, permit).await.map_err(|_| "too many replies under way".to_owned())?;
+        let last = frames.is_empty();
+        let payload = tokio::select! {
+            () = library.gone.cancelled() => return Err("the daemon stops or reloads".into()),
+            held = pieces::held(payload, library) => held.ok_or("too many replies under way")?,
+        };
+        // It counts until it is sent, not only until it was copied.
+        let _kept = payload.clone();
         let opcode = OpCode::Data(if first { Data::Text } else { Data::Continue });
         let message = Message::Frame(Frame::message(payload, opcode, last));
         tokio::time::timeout(SLOW, socket.send(message))
@@ -131,54 +142,4 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
         first = false;
     }
     Ok(())
-}
-
-/// Room for a large frame; small ones need none, so that nobody's status waits behind others' bulk.
-async fn permit<'a>(payload: &Bytes, library: &'a Library) -> Option<SemaphorePermit<'a>> {
-    if payload.len() <= SMALL {
-        return None;
-    }
-    let kib = u32::try_from(payload.len() / 1024).unwrap_or(u32::MAX);
-    library.in_flight.acquire_many(kib).await.ok()
-}
-
-/// Joins small pieces into frames and cuts large ones; a frame never has more than [`FRAME`] bytes.
-struct Frames(VecDeque<Bytes>);
-
-impl Iterator for Frames {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        let mut first = self.0.pop_front()?;
-        if first.len() > FRAME {
-            let head = first.split_to(FRAME);
-            self.0.push_front(first);
-            return Some(head);
-        }
-        let fits = |joined: usize, next: Option<&Bytes>| next.is_some_and(|n| joined + n.len() <= FRAME);
-        if !fits(first.len(), self.0.front()) {
-            return Some(first);
-        }
-        let mut joined = BytesMut::from(first);
-        while fits(joined.len(), self.0.front()) {
-            joined.extend_from_slice(&self.0.pop_front()?);
-        }
-        Some(joined.freeze())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_lose_nothing_and_stay_small() {
-        for size in [1, 1000, 100_000, 300_000, 2_000_000] {
-            let pieces: Vec<Bytes> = (0..20u8).map(|i| Bytes::from(vec![i; size])).collect();
-            let whole: Vec<u8> = pieces.concat();
-            let frames: Vec<Bytes> = Frames(pieces.into()).collect();
-            assert_eq!(frames.concat(), whole);
-            assert!(frames.iter().all(|f| f.len() <= FRAME));
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cgrove_core::event::Event;
+use cgrove_core::event::{Event, Kind};
 use redis::streams::StreamMaxlen;
 use redis::{Cmd, ExistenceCheck, RedisError, RedisResult, SetExpiry, SetOptions, Value};
 use tokio::sync::Mutex;
@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::link::{Link, PATIENCE};
 use super::ring::Ring;
 use crate::clock::now;
+use crate::events::News;
 use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::status::Board;
@@ -221,6 +222,7 @@ pub(crate) async fn run(redis: Redis, ring: Arc<Ring>, board: Arc<Board>) {
         ring,
         board,
         connected: false,
+        told_away: false,
         next_claim: Instant::now(),
         next_events: Instant::now(),
         conflict: None,
@@ -245,6 +247,8 @@ struct Writer {
     ring: Arc<Ring>,
     board: Arc<Board>,
     connected: bool,
+    /// That it is away was told.
+    told_away: bool,
     next_claim: Instant,
     next_events: Instant,
     /// The other node that has our prefix.
@@ -302,6 +306,10 @@ impl Writer {
         if !self.connected {
             info!("redis: connected");
         }
+        if std::mem::take(&mut self.told_away) {
+            let text = format!("Redis takes slots again; {written} that waited are written");
+            self.board.journal.tell([News::new(Kind::StoreBack, text)]);
+        }
         self.connected = true;
         self.board.update(|s| (s.store.connected, s.store.error) = (true, None));
         Ok(())
@@ -343,6 +351,9 @@ impl Writer {
         let text = format!("redis: {error}; slots wait in memory");
         if self.connected || self.board.update(|s| s.store.error.as_ref() != Some(&text)) {
             warn!("{text}");
+        }
+        if !std::mem::replace(&mut self.told_away, true) {
+            self.board.journal.tell([News::new(Kind::StoreAway, text.clone())]);
         }
         self.connected = false;
         self.next_claim = Instant::now();

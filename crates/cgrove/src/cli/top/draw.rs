@@ -1,5 +1,6 @@
 //! The screen: a line about the node, the groups, details or events, a line of keys.
 
+use cgrove_core::event::{Kind, Weight};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
@@ -60,6 +61,7 @@ fn headline(state: &State) -> Vec<Line<'_>> {
     let slot = state.shown().map_or("no slots yet".to_owned(), |(slot, _)| format!("{} UTC", time_of_day(*slot)));
     let when = match (state.back, state.paused, state.age()) {
         (0, true, _) => Span::from("  paused").fg(Color::Yellow),
+        (0, false, _) if state.away.is_some() => Span::from("  the last that was heard").fg(Color::Red),
         (0, false, Some(age)) if age > 3.0 => Span::from(format!("  {age:.0} s old")).fg(Color::Red),
         (0, false, _) => Span::from("  live").fg(Color::Green),
         (back, ..) => Span::from(format!("  {back} s back, paused")).fg(Color::Yellow),
@@ -80,6 +82,11 @@ fn time_of_day(slot: u64) -> String {
 
 fn groups(frame: &mut Frame<'_>, state: &State, area: Rect) {
     let rows = state.rows();
+    if rows.is_empty() && !state.filter.is_empty() {
+        let text = format!("no group's path has {:?}; Esc lets all be shown", state.filter);
+        frame.render_widget(Paragraph::new(text).fg(Color::DarkGray), area);
+        return;
+    }
     let heads = [
         (Column::Name, "GROUP"),
         (Column::Cpu, "CPU %"),
@@ -190,9 +197,9 @@ fn events(state: &State, group: Option<&str>, room: u16) -> Vec<Line<'static>> {
     };
     let line = |e: &Value| {
         let text = |key: &str| e[key].as_str().unwrap_or_default();
-        let colour = match text("kind") {
-            "oom_kill" | "action_failed" | "document_refused" | "removals_held" => Color::Red,
-            "drift_repaired" | "memory_high" | "memory_max" | "pressure" => Color::Yellow,
+        let colour = match Kind::parse(text("kind")).map(Kind::weight) {
+            Some(Weight::Bad) => Color::Red,
+            Some(Weight::Warning) => Color::Yellow,
             _ => Color::Reset,
         };
         let kind = Span::from(format!("{:<17} ", text("kind"))).fg(colour);
@@ -218,8 +225,8 @@ fn footer(state: &State) -> Line<'_> {
 }
 
 fn help(frame: &mut Frame<'_>) {
-    let lines: Vec<Line<'_>> = HELP.iter().map(|(keys, what)| Line::from(format!("{keys:<20} {what}"))).collect();
-    let (width, height) = (74.min(frame.area().width), (lines.len() as u16 + 2).min(frame.area().height));
+    let lines: Vec<Line<'_>> = HELP.iter().map(|(keys, what)| Line::from(format!("{keys:<18} {what}"))).collect();
+    let (width, height) = (76.min(frame.area().width), (lines.len() as u16 + 2).min(frame.area().height));
     let area = frame.area();
     let area = Rect { x: (area.width - width) / 2, y: (area.height - height) / 2, width, height };
     frame.render_widget(Clear, area);

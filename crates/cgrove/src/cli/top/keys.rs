@@ -25,7 +25,7 @@ pub(super) const HELP: [(&str, &str); 14] = [
     ("f", "all groups in one list, or the tree"),
     ("s", "sort by the next column"),
     ("r", "sort the other way round"),
-    ("c m i t p n", "sort by CPU, memory, disk I/O, tasks, pressure, name"),
+    ("c m i t p n", "sort by CPU, memory, I/O, tasks, pressure, name"),
     ("Space", "pause"),
     ("[ ]", "one second back, forward   { } ten"),
     ("l", "live again"),
