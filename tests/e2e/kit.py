@@ -106,8 +106,9 @@ LEAF = "_tasks"
 only_v1 = pytest.mark.skipif(V2, reason="v1 only")
 only_v2 = pytest.mark.skipif(UNIFIED is None or MOUNTS.get("memory") != UNIFIED, reason="full v2 only")
 
-# What is about sockets, and takes long, is the same on every kernel.
-only_here = pytest.mark.skipif("CGROVE_TEST_HOST" in os.environ, reason="the same on every kernel: not repeated in guests")
+# What is about sockets and files alone is the same on every kernel: `tests/guest/run --whole` repeats it all the same.
+in_guest = "CGROVE_TEST_HOST" in os.environ and os.environ.get("CGROVE_TEST_WHOLE") != "1"
+only_here = pytest.mark.skipif(in_guest, reason="the same on every kernel: not repeated in guests")
 
 
 class Shares:
@@ -225,6 +226,16 @@ def remove_cgroups(parent):
                             with contextlib.suppress(OSError):
                                 (mount / members).write_text(tid)
                     time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def frozen(process):
+    """Stopped meanwhile."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def kill_group(process):

@@ -142,6 +142,7 @@ def test_a_unix_socket_for_the_group_cgrove(node):
     assert not path.exists()
 
 
+@kit.only_here
 def test_other_hosts_need_tls_and_a_token(node, other_host, certificates):
     key, certificate = certificates.sign("node", ["127.0.0.1", other_host.node_address])
     with_tokens(node, listen=f"0.0.0.0:{node.port}", tls_certificate=str(certificate), tls_key=str(key), trust_loopback=True)
@@ -186,6 +187,7 @@ print(json.dumps(codes))
     assert 1 <= len(lines) <= 3, lines
 
 
+@kit.only_here
 def test_legacy_clients_from_named_networks_alone(node, other_host):
     """Plain, read-only, and only from where someone said."""
     node.write_tree(cpu_tree({"a": 100}))
@@ -202,6 +204,7 @@ except urllib.error.HTTPError as e:
         node.stop()
 
 
+@kit.only_here
 def test_client_certificates(node, certificates, tmp_path):
     key, certificate = certificates.sign("node")
     settings = {"tls_certificate": str(certificate), "tls_key": str(key), "tls_client_ca": str(certificates.ca)}
@@ -223,6 +226,7 @@ def test_client_certificates(node, certificates, tmp_path):
         assert asked(node, "list_groups", bearer(USAGE))["groups"]
 
 
+@kit.only_here
 def test_a_renewed_certificate_is_used_without_a_restart(node, certificates):
     key, certificate = certificates.sign("node")
     node.configure(server={"tls_certificate": str(certificate), "tls_key": str(key)})
@@ -281,6 +285,7 @@ def keys(directory, name):
     return private, public
 
 
+@kit.only_here
 def test_only_signed_documents_count(node, zookeeper):
     private, public = keys(node.directory, "ops")
     stranger, _ = keys(node.directory, "stranger")
@@ -390,6 +395,7 @@ def test_zookeeper_over_tls_with_our_certificate_and_sasl(node, certificates, tm
         admin.close()
 
 
+@kit.only_here
 def test_redis_over_tls_with_our_certificate_and_a_user(node, certificates, tmp_path):
     key, certificate = certificates.sign("redis")
     server = kit.Redis(tmp_path / "redis")
@@ -418,6 +424,7 @@ def test_redis_over_tls_with_our_certificate_and_a_user(node, certificates, tmp_
         server.stop()
 
 
+@kit.only_here
 def test_a_znode_that_anybody_may_write(node, zookeeper):
     import kazoo.security
 

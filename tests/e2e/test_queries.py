@@ -191,7 +191,7 @@ def test_http_asks_the_same(running):
         status, body = ask(question)
         assert status == 400 and hint in body["error"]
     status, body = ask("get_group?group=/nothing")
-    assert status == 503 and "/nothing" in body["error"]
+    assert status == 404 and "/nothing" in body["error"]
 
 
 def test_a_group_side_by_side(running):
@@ -290,9 +290,16 @@ def test_events_come_within_a_second(running, processes):
     assert event("group_disappeared", "/stranger")["time"] / 1000 - began < 1 * kit.PATIENCE
     running.set_shares("/web", 7)
     repaired = event("drift_repaired", "/web")
-    assert repaired["knob"] == "cpu.weight"
+    assert repaired["knob"] == "cpu.weight" and repaired["text"].endswith("; it said 7")
+    running.group("cpu", "/web/a").rmdir()
+    # First what happened, then what was done about it.
+    gone = event("group_disappeared", "/web/a")["seq"]
+    again = event("drift_repaired", "/web/a")
+    assert gone < again["seq"] and again["text"] == "created; it was gone"
     running.write_tree({**TREE, "groups": {**TREE["groups"], "new": {}}})
-    assert event("plan_applied", None)["count"] > 0
+    assert event("document_in_force", None)["text"].startswith("version ")
+    applied = event("plan_applied", None)
+    assert applied["count"] > 0 and " created, " in applied["text"] and applied["text"].endswith("0 failed, 0 held")
     running.write_tree({"groups": {"..": {}}})
     assert "refused" in event("document_refused", None)["text"]
     # All of them are remembered, and can be chosen from.
@@ -392,13 +399,70 @@ def test_a_kill_in_an_inner_groups_leaf_is_told(node, processes):
 def test_filling_and_emptying_and_slowing_down_are_told(node, processes):
     node.write_tree({"groups": {"a": {"knobs": {"memory.high": "8M"}}}})
     node.configure().start()
-    process = processes("/usr/bin/python3", "-c", "import time\ntime.sleep(2)\nx = bytearray(30 << 20)\ntime.sleep(1)")
+    process = processes("/usr/bin/python3", "-c", "import time\ntime.sleep(2)\nx = bytearray(30 << 20)\ntime.sleep(100)")
     node.put(process.pid, "/a", controllers=["cpu"])
     kinds = lambda: [e["kind"] for e in node.ask("get_events", group="/a")["events"]]
     eventually(lambda: "populated" in kinds())
     eventually(lambda: "memory_high" in kinds(), timeout=30)
     kit.kill_group(process)
     eventually(lambda: kinds()[-1] == "empty")
+
+
+@kit.only_v2
+def test_a_group_that_comes_with_a_process_is_populated_all_the_same(node, processes):
+    """However late it is looked at: one that has just been made was empty."""
+    node.write_tree({"groups": {"a": {}}})
+    node.configure().start()
+    eventually(lambda: heard(node))
+    process = processes("sleep", "100")
+    with kit.frozen(node.process):
+        node.make("cpu", "/b")
+        node.put(process.pid, "/b", controllers=["cpu"])
+        node.write_tree({"groups": {"a": {}, "b": {}}})
+    kinds = lambda: [e["kind"] for e in node.ask("get_events", group="/b")["events"]]
+    eventually(lambda: kinds()[:2] == ["group_appeared", "populated"])
+
+
+def heard(node):
+    """Does the daemon listen to the kernel by now?"""
+    name = f"/heard-{time.monotonic_ns()}"
+    node.make("cpu", name)
+    told = lambda: node.ask("get_events", group=name)["events"]
+    return not never(told, during=0.5)
+
+
+def test_what_the_daemon_and_its_sources_do_is_told(node):
+    node.write_tree(TREE)
+    node.configure().start()
+    kinds = lambda: [e["kind"] for e in node.ask("get_events")["events"]]
+    eventually(lambda: "plan_applied" in kinds())
+    assert kinds()[0] == "started" and "document_in_force" in kinds()
+    node.tree.rename(node.directory / "aside")
+    away = eventually(lambda: node.ask("get_events", kinds=["source_away"])["events"])
+    assert str(node.tree) in away[0]["text"]
+    (node.directory / "aside").rename(node.tree)
+    eventually(lambda: kinds()[-1] == "source_back")
+    node.process.send_signal(kit.signal.SIGHUP)
+    eventually(lambda: "reloaded" in kinds())
+    assert len(away) == 1 and "source_away" not in kinds()[kinds().index("reloaded"):]
+
+
+def test_what_waits_is_told_with_its_group(node, processes):
+    limit = "memory.max"
+    node.write_tree({"groups": {"a": {"knobs": {limit: "200M"}}, **{f"g{i}": {} for i in range(12)}}})
+    node.configure().start()
+    hog = processes("/usr/bin/python3", "-c", "import time\nwhile '/a' not in open('/proc/self/cgroup').read(): time.sleep(.01)\nx = bytearray(60 << 20)\ntime.sleep(100)")
+    node.put(hog.pid, "/a", controllers=["memory"])
+    current = "memory.current" if kit.MOUNTS["memory"] == kit.UNIFIED else "memory.usage_in_bytes"
+    eventually(lambda: int(node.read("memory", "/a", current)) > 60 << 20)
+    node.write_tree({"groups": {"a": {"knobs": {limit: "10M"}}}})
+    event = lambda kind: eventually(lambda: node.ask("get_events", kinds=[kind])["events"])[0]
+    held = event("action_held")
+    assert (held["group"], held["knob"]) == ("/a", limit) and "in use" in held["text"], held
+    removals = event("removals_held")
+    assert removals["count"] == 12 and "/g0 /g1 /g10 " in removals["text"] and "and 7 more" in removals["text"]
+    assert node.ask("get_events", kinds=["plan_applied"])["events"][-1]["text"].endswith(" held")
+    assert {h.get("knob") for h in node.status()["plan"]["held"]} == {None, limit}
 
 
 @pytest.mark.skipif(kit.UNIFIED is None or not (kit.UNIFIED / "cpu.pressure").exists() and not os.path.exists("/proc/pressure"), reason="kernels with PSI only")
@@ -419,11 +483,36 @@ def test_events_are_in_redis_too(node, redis_server):
     eventually(lambda: any(e["kind"] == "plan_applied" for e in stream()))
     # What happens while Redis is away is told when it is back.
     redis_server.stop()
+    eventually(lambda: node.ask("get_events", kinds=["store_away"])["events"])
+    eventually(lambda: heard(node))
     node.make("cpu", "/stranger")
     eventually(lambda: any(e["kind"] == "group_appeared" for e in node.ask("get_events")["events"]))
     redis_server.start()
     eventually(lambda: any(e.get("group") == "/stranger" for e in stream()), timeout=20)
     assert not [e for e in stream() if e["kind"] == "plan_applied"]
+    eventually(lambda: any(e["kind"] == "store_back" for e in stream()))
+
+
+def test_clients_are_told_when_the_daemon_reloads_or_stops(running):
+    def goodbye(sock):
+        opcode, data = sock.recv_data()
+        return opcode == websocket.ABNF.OPCODE_CLOSE and int.from_bytes(data[:2]) == 1001 and b"connect again" in data
+
+    sock = running.connect()
+    running.process.send_signal(kit.signal.SIGHUP)
+    assert goodbye(sock)
+    eventually(lambda: running.status()["ready"])
+    sock = running.connect()
+    running.process.send_signal(kit.signal.SIGTERM)
+    assert goodbye(sock) and running.process.wait(10) == 0
+
+
+def test_http_says_what_is_wrong(running):
+    status = lambda question: running.http(f"/api/v1/{question}")[0]
+    assert (status("get_group?group=/web"), status("get_group?group=/wbe"), status("get_group")) == (200, 404, 400)
+    code, text = running.http("/api/v1/get_events?kinds=oom_kil")
+    assert code == 400 and "did you mean oom_kill" in text
+    assert running.http("/ws")[0] == 426
 
 
 # -- what is collected -----------------------------------------------------------------------------------------------

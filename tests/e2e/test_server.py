@@ -84,7 +84,7 @@ def test_status_and_groups(running):
 def test_http_pages(running):
     assert running.http("/healthz") == (200, "ok\n")
     assert running.http("/readyz") == (200, "ready\n")
-    code, page = running.http("/metrics")
+    code, page = running.http("/metrics", headers={"Accept": "application/openmetrics-text"})
     assert code == 200 and page.endswith("# EOF\n") and "cgrove_ready 1" in page
     assert running.http("/")[0] == 200 and running.http("/nothing")[0] == 404
 
@@ -142,6 +142,7 @@ def test_connections_are_capped_and_recover(node):
     eventually(lambda: node.http("/healthz")[0] == 200)
 
 
+@kit.only_here
 def test_a_slow_reader_slows_nobody_and_is_dropped(node):
     """It asks for far more than the socket buffers hold, and reads nothing."""
     node.write_tree({"groups": {f"group-{i:03}": {} for i in range(200)}, "controllers": ["cpu"]})
@@ -166,6 +167,7 @@ def test_a_slow_reader_slows_nobody_and_is_dropped(node):
     slow.close()
 
 
+@kit.only_here
 def test_large_replies_are_streamed_whole(node):
     node.write_tree({"groups": {f"group-{i:03}": {} for i in range(400)}, "controllers": ["cpu", "memory", "pids", "io"]})
     node.start()
@@ -177,6 +179,7 @@ def test_large_replies_are_streamed_whole(node):
     assert all(len(v["cpu"]["sub_cgroup"]) == 400 for v in reply.values())
 
 
+@kit.only_here
 def test_a_large_document_and_a_large_slot_are_answered(node):
     """One slot, and the document, larger than any buffer on the way."""
     names = [f"a-group-with-a-rather-long-name-so-that-slots-grow-{i:04}-{'x' * 60}" for i in range(6000)]

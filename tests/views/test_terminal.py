@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import time
 
@@ -150,7 +151,7 @@ def test_another_node_over_tls_with_a_token(node, tmp_path):
 def test_events_are_followed_and_chosen(running):
     follow = subprocess.Popen([CGROVE, "--config", running.config, "events", "--follow"], stdout=subprocess.PIPE, text=True)
     try:
-        assert "plan_applied" in follow.stdout.readline()
+        assert [re.split(" +", follow.stdout.readline())[1] for _ in range(3)] == ["started", "document_in_force", "plan_applied"]
         running.make("cpu", "/stranger")
         assert re.match(r"[\d-]+T[\d:.]+Z group_appeared    /stranger +the group appeared \[\S+\]\n", follow.stdout.readline())
     finally:
@@ -158,7 +159,56 @@ def test_events_are_followed_and_chosen(running):
         follow.wait()
     lines = running.run("events", "--output", "json", "--kinds", "group_appeared", check=0).stdout.splitlines()
     assert [json.loads(l)["group"] for l in lines] == ["/stranger"]
-    assert "known are group_appeared" in running.run("events", "--kinds", "nonsense", check=64).stderr
+    wrong = running.run("events", "--kinds", "group_apeared", check=64).stderr
+    assert wrong.startswith('cgrove: --kinds has "group_apeared": did you mean group_appeared? known are started, '), wrong
+
+
+def test_what_is_followed_goes_on_when_the_daemon_does(running):
+    """Through a reload and a restart, without an event twice or one missing."""
+    feeds = {command: subprocess.Popen([CGROVE, "--config", running.config, *command.split(), "--follow", "--output", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+             for command in ["events", "usage --slots 1", "status"]}
+    try:
+        first = {command: feed.stdout.readline() for command, feed in feeds.items()}
+        assert all(first.values())
+        running.process.send_signal(signal.SIGHUP)
+        eventually(lambda: any(e["kind"] == "reloaded" for e in running.ask("get_events")["events"]))
+        time.sleep(2)
+        running.stop()
+        time.sleep(1)
+        running.start()
+        running.write_tree({**TREE, "groups": {**TREE["groups"], "last": {}}})
+        eventually(lambda: running.group("cpu", "/last").is_dir())
+        time.sleep(3)
+    finally:
+        for feed in feeds.values():
+            feed.terminate()
+    told = {command: [first[command] + out, err] for command, feed in feeds.items() for out, err in [feed.communicate(timeout=10)]}
+    for command, (_, err) in told.items():
+        assert err.count("trying again") == err.count("connected again") == 2 and "stops or reloads" in err, (command, err)
+    events = [json.loads(line) for line in told["events"][0].splitlines()]
+    assert [e["kind"] for e in events].count("started") == 2
+    numbers = [(e["time"], e["seq"]) for e in events]
+    assert numbers == sorted(set(numbers)) and any(e.get("group") == "/last" for e in events)
+    slots = [int(slot) for line in told["usage --slots 1"][0].splitlines() for slot in json.loads(line)]
+    assert slots == sorted(set(slots)) and slots[-1] >= time.time() - 5
+    pids = {json.loads(line)["pid"] for line in told["status"][0].splitlines()}
+    assert len(pids) == 2
+
+
+def test_groups_are_named_as_people_do(running):
+    assert "/clients/vm-2" in running.run("usage", "--group", "clients", check=0).stdout
+    assert running.run("usage", "--group", "vm-2", check=0).stdout.splitlines()[1].startswith("/clients/vm-2 ")
+    for command, wrong, hint in [("usage", "/cleints", "did you mean /clients?"), ("usage", "vm-22", "did you mean vm-2"), ("events", "nonsense", "no group nonsense")]:
+        assert hint in running.run(command, "--group", wrong, check=64).stderr
+    # Things may have happened to a group that the document does not have.
+    assert "warning" in running.run("events", "--group", "/elsewhere", check=0).stderr
+
+
+def test_rates_over_more_slots_than_there_are(running):
+    eventually(lambda: running.status()["usage"]["held"] >= 3)
+    row = running.run("usage", "--slots", "300", "--group", "/clients", "--depth", "0", check=0).stdout.splitlines()[1]
+    assert re.split(" +", row)[1] != "-"
+    assert "0 is not in 1.." in running.run("usage", "--slots", "0", check=64).stderr
 
 
 def test_tables_are_followed(running):

@@ -34,6 +34,7 @@ use self::runtime::in_runtime;
 use crate::exit::{self, Exit};
 use crate::hands::Hands;
 use crate::term;
+use crate::traces::Traces;
 
 /// Parses, runs, and turns the outcome into an exit code.
 pub(crate) fn main() -> ExitCode {
@@ -49,8 +50,10 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let level = if matches!(args.command, Command::Run) { "info" } else { "warn" };
-    crate::log::start(args.global.log_format, level);
-    match run(&args) {
+    let traces = crate::log::start(args.global.log_format, level);
+    let ended = run(&args, &traces);
+    traces.end();
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(exit) => {
             if !exit.message.is_empty() {
@@ -61,7 +64,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<u8, Exit> {
+fn run(args: &Args, traces: &Traces) -> Result<u8, Exit> {
     match &args.command {
         Command::Run => {
             let config = document::load(args)?;
@@ -69,11 +72,12 @@ fn run(args: &Args) -> Result<u8, Exit> {
             let hands = Hands::begin().map_err(|e| Exit::unavailable(format!("cannot start: {e}")))?;
             cgrove_cgroupfs::view::prepare();
             let confinement = crate::confine::confine(&config);
+            traces.begin(&config.node);
             in_runtime(crate::run::run(&args.global.config(), config, hands, confinement))?.map(|()| 0)
         }
         Command::Check { tree } => check::run(args, tree.as_deref()),
         Command::Plan { tree } => plan::plan(args, tree.as_deref()),
-        Command::Apply { tree } => plan::apply(args, tree.as_deref()),
+        Command::Apply { tree } => plan::apply(args, tree.as_deref(), traces),
         Command::Approve { digest } => approve::run(args, digest),
         Command::Push { tree, approve, sign } => push::run(args, tree, *approve, sign.as_deref()),
         Command::Sign { key, tree } => sign::run(args, key, tree),

@@ -16,11 +16,13 @@ use cgrove_core::actual::{Actual, Version};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, covers, plan};
+use tracing::field::Empty;
 
 use crate::approvals;
 use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::tasks::{Sources, Subject, Synced};
+use crate::traces::step;
 use cgrove_config::Config;
 
 /// What holds between rounds.
@@ -89,25 +91,34 @@ impl Engine {
     /// Makes the kernel's tree equal to `desired`, as far as the guard allows. `previous` is the digest of the
     /// document that was in force before, the first time this one is applied.
     pub(crate) fn reconcile(&mut self, desired: &Desired, previous: Option<String>) -> Result<Round, EngineError> {
+        let whole =
+            step!("reconcile", digest = desired.digest, groups = desired.groups.len(), actions = Empty, failed = Empty);
         let config = self.config.clone();
         if let Some(progress) = &mut self.progress {
             progress.begin();
         }
         let made = make_parent(&config, desired)?;
-        let Scenery { host, actual, desired } = observe(&config, desired)?;
+        let Scenery { host, actual, desired } = {
+            let _step = step!("observe");
+            observe(&config, desired)?
+        };
         if !made.is_empty() {
             // A parent that was just made is ours from now on.
             self.lock.acquire(&host, config.parents())?;
         }
         let desired = &*desired;
         let approval = approval(&config, previous, self.approved.clone());
-        let mut plan = plan(desired, &actual, &config.cgroup.policy, &approval);
+        let mut plan = {
+            let _step = step!("plan");
+            plan(desired, &actual, &config.cgroup.policy, &approval)
+        };
         self.remember_approval(&plan);
         let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &plan.actions);
         let prepared: Vec<Action> = made.iter().map(|(action, _)| action.clone()).collect();
         let mut outcomes = made;
         let is_removal = |a: &&Action| a.op == Op::Remove;
         let total = plan.due().count();
+        let applying = step!("apply");
         for action in plan.due().filter(|a| !is_removal(a)) {
             self.beat(outcomes.len(), total);
             outcomes.push((action.clone(), apply.run(action)));
@@ -116,12 +127,18 @@ impl Engine {
                 self.lock.acquire(&host, config.parents())?;
             }
         }
+        drop(applying);
         self.refused.clone_from(&plan.refused);
         let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
         let subject = Subject { config: &config, host: &host, desired, refused: &refused };
-        let sources = subject.sources();
-        let tasks = subject.sync(&sources, &mut self.origins);
+        let (sources, tasks) = {
+            let _step = step!("place processes");
+            let sources = subject.sources();
+            let tasks = subject.sync(&sources, &mut self.origins);
+            (sources, tasks)
+        };
         self.sources = Some(sources);
+        let removing = step!("remove");
         let mut removed = false;
         for action in plan.due().filter(is_removal) {
             self.beat(outcomes.len(), total);
@@ -141,6 +158,9 @@ impl Engine {
             }
         }
         let faults = apply.finish();
+        drop(removing);
+        whole.record("actions", outcomes.len());
+        whole.record("failed", told_failures(&outcomes));
         // What the parent needed beforehand is part of what was planned and done.
         plan.actions.splice(0..0, prepared);
         let places = places(&config, &host, desired, &outcomes);
@@ -187,6 +207,19 @@ impl Engine {
             approvals::keep_held(&self.config, &removals);
         }
     }
+}
+
+/// Failures become events of the span around; returns how many there were.
+fn told_failures(outcomes: &[(Action, Outcome)]) -> usize {
+    let mut failed = 0;
+    for (action, outcome) in outcomes {
+        if let Outcome::Failed { fault } = outcome {
+            failed += 1;
+            let (hierarchy, group) = (&action.hierarchy, action.group.as_str());
+            tracing::error!(target: crate::traces::TARGET, hierarchy, group, errno = fault.code, "{fault}");
+        }
+    }
+    failed
 }
 
 /// What a document is compared with.

@@ -2,11 +2,12 @@
 
 use std::os::linux::fs::MetadataExt;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::term;
+use crate::traces::{self, Traces};
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -19,20 +20,34 @@ pub(crate) enum Format {
 
 /// `level` counts unless CGROVE_LOG says otherwise. Without a format the journal is used when it is what standard
 /// error leads to.
-pub(crate) fn start(format: Option<Format>, level: &str) {
+pub(crate) fn start(format: Option<Format>, level: &str) -> Traces {
     let filter = EnvFilter::try_from_env("CGROVE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // Spans for traces are not for the log.
+    let filter = match format!("{}=off", traces::TARGET).parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let format = format.unwrap_or(if leads_to_journal() { Format::Journald } else { Format::Text });
-    if format == Format::Journald
-        && let Ok(layer) = tracing_journald::layer()
+    let text = || tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let layer = match (format, tracing_journald::layer()) {
+        (Format::Journald, Ok(journal)) => {
+            journal.with_field_prefix(None).with_syslog_identifier("cgrove".into()).boxed()
+        }
+        (Format::Json, _) => text().json().flatten_event(true).boxed(),
+        _ => text().with_ansi(term::colour(&std::io::stderr())).boxed(),
+    };
+    let layer = layer.with_filter(filter);
+    #[cfg(feature = "otlp")]
     {
-        let layer = layer.with_field_prefix(None).with_syslog_identifier("cgrove".into());
-        tracing_subscriber::registry().with(filter).with(layer).init();
-        return;
+        let (slot, traces) = Traces::new();
+        let only = tracing_subscriber::filter::filter_fn(|about| about.target() == traces::TARGET);
+        tracing_subscriber::registry().with(slot.with_filter(only)).with(layer).init();
+        traces
     }
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match format {
-        Format::Json => builder.json().flatten_event(true).init(),
-        _ => builder.with_ansi(term::colour(&std::io::stderr())).init(),
+    #[cfg(not(feature = "otlp"))]
+    {
+        tracing_subscriber::registry().with(layer).init();
+        Traces
     }
 }
 

@@ -32,6 +32,7 @@ mod demo;
 mod exit;
 mod log;
 mod term;
+mod traces;
 
 fn main() -> std::process::ExitCode {
     cli::main()

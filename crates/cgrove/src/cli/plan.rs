@@ -20,6 +20,7 @@ use crate::progress::{Progress, patiently};
 use crate::source::last_good;
 use crate::tasks::Subject;
 use crate::term::{self, Paint};
+use crate::traces::Traces;
 use cgrove_config::{self as config, Config};
 
 /// What takes time on a large node.
@@ -61,12 +62,13 @@ pub(super) fn show_for_push(config: &Config, desired: &Desired, previous: Option
 }
 
 /// `cgrove apply`: one reconcile.
-pub(super) fn apply(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
+pub(super) fn apply(args: &Args, tree: Option<&str>, traces: &Traces) -> Result<u8, Exit> {
     let config = document::load(args)?;
     let found = document::find(args, tree)?;
     let desired = document::parse(&found)?;
     document::warn_unless_fit(&config, &found);
     crate::permission::check(&config)?;
+    traces.begin(&config.node);
     let mut engine = Engine::new(config.clone())?;
     let previous = previous(&config, &desired);
     engine.progress = Some(Progress::new(|done, total| term::err(&format!("cgrove: {done} of {total} actions done"))));

@@ -63,7 +63,7 @@ fn stream(library: Arc<Library>, pieces: Pieces, mut more: Option<Range>) -> Bod
             let mut parts = Frames::of(pieces);
             loop {
                 for part in parts.by_ref() {
-                    let Some(part) = pieces::held(part, &library).await else { return };
+                    let Some(part) = pieces::held(part, &library.in_flight).await else { return };
                     if !matches!(tokio::time::timeout(SLOW, chunks.send(part)).await, Ok(Ok(()))) {
                         return;
                     }

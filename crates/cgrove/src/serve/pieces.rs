@@ -1,12 +1,13 @@
 //! Replies on their way: in parts of a bounded size, all of which together stay within a bound.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::patient::SLOW;
-use super::{Library, Pieces};
+use super::Pieces;
 
 /// A reply is sent in parts of about this size, so that 300 slots of a large tree need no copy of their own.
 pub(super) const FRAME: usize = 256 << 10;
@@ -14,12 +15,12 @@ pub(super) const FRAME: usize = 256 << 10;
 pub(super) const SMALL: usize = 16 << 10;
 
 /// A part that counts as under way until nobody holds it any more. `None`: there was no room for it in time.
-pub(super) async fn held(part: Bytes, library: &Library) -> Option<Bytes> {
+pub(super) async fn held(part: Bytes, in_flight: &Arc<Semaphore>) -> Option<Bytes> {
     if part.len() <= SMALL {
         return Some(part);
     }
     let kib = u32::try_from(part.len() / 1024).unwrap_or(u32::MAX);
-    let permit = library.in_flight.clone().acquire_many_owned(kib);
+    let permit = in_flight.clone().acquire_many_owned(kib);
     let permit = tokio::time::timeout(SLOW, permit).await.ok()?.ok()?;
     Some(Bytes::from_owner(Held { part, _permit: permit }))
 }
@@ -77,6 +78,20 @@ impl Iterator for Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_counts_until_nobody_holds_it() {
+        let room = Arc::new(Semaphore::new(300));
+        let large = || Bytes::from(vec![7; FRAME]);
+        let first = held(large(), &room).await.unwrap();
+        let copy = first.slice(5..);
+        drop(first);
+        assert!(held(large(), &room).await.is_none());
+        // Small ones wait for nobody.
+        assert!(held(Bytes::from(vec![7; SMALL]), &room).await.is_some());
+        drop(copy);
+        assert_eq!(held(large(), &room).await.unwrap(), large());
+    }
 
     #[test]
     fn frames_lose_nothing_and_stay_small() {

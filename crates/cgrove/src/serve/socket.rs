@@ -129,7 +129,7 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
         let last = frames.is_empty();
         let payload = tokio::select! {
             () = library.gone.cancelled() => return Err("the daemon stops or reloads".into()),
-            held = pieces::held(payload, library) => held.ok_or("too many replies under way")?,
+            held = pieces::held(payload, &library.in_flight) => held.ok_or("too many replies under way")?,
         };
         // It counts until it is sent, not only until it was copied.
         let _kept = payload.clone();
