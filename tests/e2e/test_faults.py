@@ -27,6 +27,7 @@ def update(server, document):
         client.close()
 
 
+@kit.only_here
 def test_zookeeper_killed_and_restarted(node, own_zookeeper):
     prepared(node, own_zookeeper, cpu_tree({"a": 100}))
     own_zookeeper.stop()
@@ -42,6 +43,7 @@ def test_zookeeper_killed_and_restarted(node, own_zookeeper):
     assert consecutive(node.ask("show_account", nr_slot=300))
 
 
+@kit.only_here
 def test_zookeeper_emptied_changes_nothing(node, own_zookeeper):
     prepared(node, own_zookeeper, cpu_tree({"a": 100}))
     own_zookeeper.stop()
@@ -67,6 +69,7 @@ def test_znode_deleted_and_made_again(node, zookeeper):
     assert node.group("cpu", "/a").is_dir()
 
 
+@kit.only_here
 def test_the_daemon_stopped_past_its_sessions_end(node, own_zookeeper):
     prepared(node, own_zookeeper, cpu_tree({"a": 100}))
     eventually(lambda: node.status()["usage"]["newest_slot"])
@@ -81,6 +84,7 @@ def test_the_daemon_stopped_past_its_sessions_end(node, own_zookeeper):
     eventually(lambda: node.status()["usage"]["gaps_total"] >= 4)
 
 
+@kit.only_here
 def test_zookeeper_hung(node, own_zookeeper):
     prepared(node, own_zookeeper, cpu_tree({"a": 100}))
     own_zookeeper.pause()
@@ -113,6 +117,7 @@ def test_without_any_document_nothing_is_touched(node, own_zookeeper):
     assert never(lambda: not node.group("cpu", "/precious").exists())
 
 
+@kit.only_here
 def test_a_wrong_password_is_said_and_mended_from_outside(node, zookeeper):
     zookeeper.set(cpu_tree({"a": 100}))
     secret = node.directory / "zk-secret"

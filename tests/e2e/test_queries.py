@@ -141,6 +141,7 @@ def test_narrowed_by_group_depth_and_controllers(running):
     assert running.ask("show_account", end_slot=newest, nr_slot=1, depth=99) == plain
 
 
+@kit.only_here
 def test_every_nth_slot_is_counted_back_from_the_end(running):
     eventually(lambda: running.status()["usage"]["slots_total"] >= 5, timeout=15)
     newest = running.status()["usage"]["newest_slot"]
@@ -201,6 +202,7 @@ def test_a_group_side_by_side(running):
     assert all(p["owned"] for p in running.ask("get_group", group="/web/a")["places"])
 
 
+@kit.only_here
 def test_a_range_from_redis_is_streamed_and_other_nodes_are_asked(node, redis_server, tmp_path):
     node.write_tree(TREE)
     settings = {"prefix": "test/{node}"}
@@ -358,6 +360,7 @@ def test_a_group_made_anew_is_watched_again(running):
     eventually(lambda: int(running.read("cpu", "/web", "cpu.weight" if V2 else "cpu.shares")) != 77, timeout=8)
 
 
+@kit.only_here
 def test_a_redis_user_who_may_not_add_events_still_gets_slots(node, redis_server):
     redis_server.client.execute_command("ACL", "SETUSER", "node", "on", ">secret", "~*", "+get", "+set", "+setex", "+exists", "+expire", "+del")
     node.write_tree(TREE)
@@ -493,6 +496,7 @@ def test_events_are_in_redis_too(node, redis_server):
     eventually(lambda: any(e["kind"] == "store_back" for e in stream()))
 
 
+@kit.only_here
 def test_clients_are_told_when_the_daemon_reloads_or_stops(running):
     def goodbye(sock):
         opcode, data = sock.recv_data()
@@ -507,6 +511,7 @@ def test_clients_are_told_when_the_daemon_reloads_or_stops(running):
     assert goodbye(sock) and running.process.wait(10) == 0
 
 
+@kit.only_here
 def test_http_says_what_is_wrong(running):
     status = lambda question: running.http(f"/api/v1/{question}")[0]
     assert (status("get_group?group=/web"), status("get_group?group=/wbe"), status("get_group")) == (200, 404, 400)

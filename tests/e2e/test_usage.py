@@ -92,6 +92,7 @@ def test_a_missing_group_loses_only_its_own_value(node):
     assert "usage" in list(eventually(newest).values())[0]["cpu"]["sub_cgroup"]["b"]["value"]
 
 
+@kit.only_here
 def test_no_slot_of_a_redis_outage_is_missing(node, redis_server):
     node.write_tree(cpu_tree({"a": 5}))
     node.configure(redis=redis_server).start()
@@ -111,6 +112,7 @@ def test_no_slot_of_a_redis_outage_is_missing(node, redis_server):
     assert redis_server.client.ttl(f"cgroup_arch/account/{first}") <= 300 - 4
 
 
+@kit.only_here
 def test_an_emptied_redis_is_filled_again(node, redis_server):
     node.write_tree(cpu_tree({"a": 5}))
     node.configure(redis=redis_server).start()
@@ -121,6 +123,7 @@ def test_an_emptied_redis_is_filled_again(node, redis_server):
     assert node.status()["store"]["replayed_total"] >= 3
 
 
+@kit.only_here
 def test_a_hung_redis_delays_nobody(node, redis_server):
     node.write_tree(cpu_tree({"a": 5}))
     node.configure(redis=redis_server).start()
@@ -141,6 +144,7 @@ def test_what_memory_forgot_redis_answers(node, redis_server):
     eventually(lambda: node.ask("show_account", start_slot=old, end_slot=old) == {str(old): {"cpu": "from redis"}})
 
 
+@kit.only_here
 def test_two_nodes_with_one_prefix_do_not_overwrite_each_other(node, redis_server):
     redis_server.client.set("cgroup_arch/owner", "node-2", ex=300)
     node.write_tree(cpu_tree({"a": 5}))
@@ -160,6 +164,7 @@ def test_two_nodes_with_one_prefix_do_not_overwrite_each_other(node, redis_serve
     eventually(lambda: stored(redis_server, "site/node-1"))
 
 
+@kit.only_here
 def test_the_password_is_read_again_from_its_file(node, redis_server):
     redis_server.client.config_set("requirepass", "first")
     secret = node.directory / "secret"

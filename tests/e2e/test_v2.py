@@ -220,6 +220,7 @@ def test_a_document_for_v1_leaves_v2_alone(node):
     assert before <= set(os.listdir(kit.UNIFIED))
 
 
+@kit.only_here
 def test_a_loop_that_hangs_stops_the_watchdogs_food(node, tmp_path):
     """As systemd would see it: the sampler's thread alone is stopped, by freezing nothing but it."""
     import socket

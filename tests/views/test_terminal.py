@@ -143,7 +143,7 @@ def test_another_node_over_tls_with_a_token(node, tmp_path):
     assert ask("usage", *whom).returncode == 0
     with terminal(CGROVE, "top", *whom) as t:
         t.shows("cgrove on node-1", "vm-3")
-    for wrong, hint in [(whom[:4], "--token-file"), (whom[:2], "--ca FILE"), (["--url", "nonsense"], "ws://HOST:PORT"), ([*whom[:2], "--ca", token], "token")]:
+    for wrong, hint in [(whom[:4], "--token-file"), (whom[:2], "--ca FILE"), (["--url", "nonsense"], "ws://HOST:PORT"), (["--url", "ws://localhost:99999"], "port"), (["--url", "ws://localhost:1", "--ca", token], "wss://"), ([*whom[:2], "--ca", token], "token")]:
         result = ask("status", *wrong)
         assert result.returncode in (64, 66, 69) and hint in result.stderr, result.stderr
 

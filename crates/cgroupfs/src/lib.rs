@@ -25,7 +25,6 @@ pub mod sample;
 
 pub mod events;
 pub mod lock;
-pub mod watch;
 
 pub use fault::Fault;
 pub use file::proc_dir;

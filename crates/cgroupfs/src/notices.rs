@@ -1,4 +1,5 @@
-//! What the kernel announces of groups: that they come and go, fill and empty, run out of memory, wait for resources.
+//! What the kernel announces of groups: that they come and go, fill and empty, run out of memory, wait for resources;
+//! and that somebody touched the tree, which is then read again whatever was announced: what is lost costs time, not truth.
 //! inotify on their directories; on v1 one eventfd for all; on v2 a trigger for each group and threshold.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,7 +20,6 @@ mod ask;
 mod look;
 mod pressure;
 
-use crate::watch::tree_flags;
 pub use ask::{Asked, Threshold, Trigger};
 use look::Watched;
 pub use pressure::Pressure;
@@ -60,6 +60,23 @@ pub enum What {
     },
 }
 
+/// What a look at the announcements came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    pub notices: Vec<Notice>,
+    /// A group or knob changed, or announcements were lost: the tree has to be read again.
+    pub tree: bool,
+}
+
+/// What happens to groups and their files.
+const TREE: AddWatchFlags = AddWatchFlags::IN_CREATE
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_MOVED_FROM)
+    .union(AddWatchFlags::IN_MOVED_TO)
+    .union(AddWatchFlags::IN_MODIFY)
+    .union(AddWatchFlags::IN_DELETE_SELF)
+    .union(AddWatchFlags::IN_ONLYDIR);
+
 /// inotify and v1's counter, non-blocking; poll both descriptors, then [`Notices::drain`]. Triggers have a poll of their
 /// own, [`Pressure`].
 pub struct Notices {
@@ -74,6 +91,7 @@ pub struct Notices {
     pressure: Arc<Pressure>,
     triggers: BTreeMap<u64, Trigger>,
     next_trigger: u64,
+    unwatched: usize,
     /// Announcements were lost: everything is looked at again.
     lost: bool,
     /// The first look is no news.
@@ -91,21 +109,33 @@ impl Notices {
             pressure: Arc::new(Pressure::new()?),
             triggers: BTreeMap::new(),
             next_trigger: 0,
+            unwatched: 0,
             lost: false,
             begun: false,
         })
     }
 
+    /// How many places could not be watched: the kernel's limit was reached, or they vanished.
+    pub fn unwatched(&self) -> usize {
+        self.unwatched
+    }
+
     /// Watches exactly these places; what came or went since the last time is told. Places that are not there are tried
-    /// again at the next call.
-    pub fn set(&mut self, places: &[Place]) -> Vec<Notice> {
+    /// again at the next call. What happened in a place before it was watched is seen by reading the tree again.
+    pub fn set(&mut self, places: &[Place]) -> Heard {
         // What is announced already belongs to the watches of now.
-        let mut out = self.drain();
-        if std::mem::take(&mut self.lost) {
-            return self.look_at_all(places, out);
-        }
+        let Heard { notices, tree } = self.drain();
+        let lost = std::mem::take(&mut self.lost);
+        let (notices, added) = if lost { self.look_at_all(places, notices) } else { self.watch(places, notices) };
+        Heard { notices, tree: tree || added }
+    }
+
+    /// Says whether any place was not watched before.
+    fn watch(&mut self, places: &[Place], mut out: Vec<Notice>) -> (Vec<Notice>, bool) {
         let mut old = std::mem::take(&mut self.watched);
         let mut made = HashSet::new();
+        let mut added = false;
+        self.unwatched = 0;
         for place in places {
             let inode = fs::metadata(&place.dir).map_or(0, |m| m.ino());
             match old.remove(&place.dir) {
@@ -116,7 +146,11 @@ impl Notices {
                 Some((stale, _)) => self.unwatch(stale),
                 None => {}
             }
-            let Ok(wd) = self.inotify.add_watch(&place.dir, tree_flags()) else { continue };
+            added = true;
+            let Ok(wd) = self.inotify.add_watch(&place.dir, TREE) else {
+                self.unwatched += 1;
+                continue;
+            };
             self.watched.insert(place.dir.clone(), (wd, inode));
             self.appear(place.hierarchy.clone(), place.group.clone(), &mut out);
             let key = (place.hierarchy.clone(), place.group.clone());
@@ -147,15 +181,15 @@ impl Notices {
             out.clear();
         }
         look::look(self.places.iter_mut().filter(|(wd, _)| made.contains(wd)).map(|(_, watched)| watched), &mut out);
-        out
+        (out, added)
     }
 
     /// Every place anew, and what is different from before.
-    fn look_at_all(&mut self, places: &[Place], mut out: Vec<Notice>) -> Vec<Notice> {
+    fn look_at_all(&mut self, places: &[Place], out: Vec<Notice>) -> (Vec<Notice>, bool) {
         for (wd, _) in std::mem::take(&mut self.watched).into_values() {
             self.unwatch(wd);
         }
-        out.extend(self.set(places));
+        let (mut out, added) = self.watch(places, out);
         let dirs: HashMap<_, _> = places.iter().map(|p| ((p.hierarchy.as_str(), &p.group), &p.dir)).collect();
         let gone = self.present.keys().filter(|(hierarchy, group)| {
             let own = dirs.get(&(hierarchy.as_str(), group)).map(|dir| dir.to_path_buf());
@@ -165,7 +199,7 @@ impl Notices {
         for (hierarchy, group) in gone.cloned().collect::<Vec<_>>() {
             self.disappear(hierarchy, group, &mut out);
         }
-        out
+        (out, added)
     }
 
     fn unwatch(&mut self, wd: WatchDescriptor) {
@@ -228,32 +262,44 @@ impl Notices {
     }
 
     /// Everything that was announced.
-    pub fn drain(&mut self) -> Vec<Notice> {
+    pub fn drain(&mut self) -> Heard {
         let mut out = Vec::new();
+        let mut tree = false;
         let mut touched: HashSet<WatchDescriptor> = HashSet::new();
         while let Ok(events) = self.inotify.read_events() {
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    self.lost = true;
+                    (self.lost, tree) = (true, true);
                     continue;
                 }
-                let Some(place) = self.places.get(&event.wd).map(|w| w.place.clone()) else { continue };
-                let Some(name) = event.name.as_ref().and_then(|n| n.to_str()) else { continue };
-                if event.mask.contains(AddWatchFlags::IN_ISDIR) {
-                    let Some(group) = place.group.child(name) else { continue };
-                    if event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
-                        self.appear(place.hierarchy, group, &mut out);
-                    } else {
-                        self.disappear(place.hierarchy, group, &mut out);
+                if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                    // The directory is gone; one of the same name is a new one to watch.
+                    if let Some(gone) = self.places.remove(&event.wd) {
+                        self.watched.remove(&gone.place.dir);
+                        tree = true;
                     }
-                } else if matches!(name, "cgroup.events" | "memory.events" | "memory.events.local") {
+                    continue;
+                }
+                let name = event.name.as_ref().and_then(|n| n.to_str()).unwrap_or_default();
+                let Some(place) = self.places.get(&event.wd).map(|w| &w.place) else { continue };
+                let directory = event.mask.contains(AddWatchFlags::IN_ISDIR);
+                if directory && let Some(group) = place.group.child(name) {
+                    let hierarchy = place.hierarchy.clone();
+                    if event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
+                        self.appear(hierarchy, group, &mut out);
+                    } else {
+                        self.disappear(hierarchy, group, &mut out);
+                    }
+                }
+                if matches!(name, "cgroup.events" | "memory.events" | "memory.events.local") {
                     touched.insert(event.wd);
                 }
+                tree |= directory || changes_tree(name);
             }
         }
         let touched = self.places.iter_mut().filter(|(wd, _)| touched.contains(wd));
         look::look(touched.map(|(_, watched)| watched), &mut out);
-        out
+        Heard { notices: out, tree }
     }
 
     /// Reads the counters of v1 groups again.
@@ -275,6 +321,13 @@ impl AsFd for Notices {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }
+}
+
+/// By other files processes come and go, whose membership is verified on its own schedule, and v2 announces what happens
+/// in a group, not what someone changed.
+fn changes_tree(name: &str) -> bool {
+    !matches!(name, "cgroup.procs" | "cgroup.threads" | "tasks")
+        && ![".events", ".events.local", ".pressure"].iter().any(|end| name.ends_with(end))
 }
 
 fn children(dir: &Path) -> Vec<String> {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::clock::now_millis;
 
-pub(crate) use kernel::{Ears, run};
+pub(crate) use kernel::Ears;
 
 /// The newest events, numbered. Lives as long as the process.
 #[derive(Debug)]

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cgrove_cgroupfs::view;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 /// Readiness of a descriptor that someone else reads.
 pub(crate) struct Ready(AsyncFd<OwnedFd>);
@@ -31,6 +33,33 @@ impl Ready {
             }
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+/// Somebody touched the tree; told by who listens to the kernel, after what happened was told to everybody.
+#[derive(Debug, Default)]
+pub(crate) struct Drift {
+    touched: Notify,
+    blind: AtomicBool,
+}
+
+impl Drift {
+    pub(crate) fn touched(&self) {
+        self.touched.notify_one();
+    }
+
+    /// Not everything is watched: one has to look by oneself.
+    pub(crate) fn set_blind(&self, blind: bool) {
+        self.blind.store(blind, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_blind(&self) -> bool {
+        self.blind.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the next touch. Cancel-safe.
+    pub(crate) async fn wait(&self) {
+        self.touched.notified().await;
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use cgrove_cgroupfs::events::ProcEvents;
 use cgrove_cgroupfs::lock::LockError;
-use cgrove_cgroupfs::watch::Watch;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -27,8 +26,6 @@ use crate::status::{Board, Failure};
 use crate::tasks;
 use cgrove_config::Config;
 
-/// Whoever changes one thing often changes more; and what happened is told before what we did about it.
-const GATHER: Duration = Duration::from_millis(200);
 /// Drift is read again at most this often.
 const CALM: Duration = Duration::from_secs(1);
 /// Directories of pid files can be busy; processes are looked at no more often than this.
@@ -51,7 +48,7 @@ const RETRY: [u64; 6] = [1, 2, 5, 10, 30, 60];
 enum Event {
     /// A new document is in force.
     Document,
-    /// inotify: someone touched the tree.
+    /// Someone touched the tree.
     Drift,
     /// Time to verify knobs, to retry failures, or to poll.
     Resync,
@@ -69,9 +66,8 @@ pub(crate) struct Reconciler {
     document: watch::Receiver<Option<Arc<Document>>>,
     engine: Option<Engine>,
     hands: Hands,
-    /// Who listens to the kernel's announcements learns from here where the groups are.
+    /// Who listens to the kernel's announcements.
     ears: Ears,
-    watch: Option<(Watch, Ready)>,
     pid_dirs: Option<DirWatch>,
     approvals: Option<DirWatch>,
     /// Processes that have just begun another program (`tasks.proc_events`).
@@ -84,8 +80,6 @@ pub(crate) struct Reconciler {
     last_tasks: Instant,
     next_resync: Instant,
     last_look: Instant,
-    /// When the tree was touched first since the last look.
-    touched: Option<Instant>,
     dirty: bool,
     failed_rounds: usize,
     known_failures: Vec<Failure>,
@@ -118,15 +112,10 @@ impl Reconciler {
         if let Some(watch) = &mut approved {
             watch.set([approvals::dir(&config.tree.state_dir)]);
         }
-        let watch = Watch::new().ok().and_then(|w| Ready::new(&w).ok().map(|ready| (w, ready)));
-        if watch.is_none() {
-            warn!("inotify is not available: drift is looked for every {} s instead", POLL.as_secs());
-        }
         Self {
             engine: Some(engine),
             hands,
             ears,
-            watch,
             pid_dirs: DirWatch::new().ok(),
             approvals: approved,
             proc_events: listen(&config),
@@ -136,7 +125,6 @@ impl Reconciler {
             last_tasks: now,
             next_resync: now + config.cgroup.resync,
             last_look: now.checked_sub(CALM).unwrap_or(now),
-            touched: None,
             dirty: false,
             failed_rounds: 0,
             known_failures: Vec::new(),
@@ -168,8 +156,9 @@ impl Reconciler {
     async fn next(&mut self, stop: &mut watch::Receiver<bool>) -> Event {
         loop {
             self.pulse.beat();
-            let gathered = self.touched.map(|at| at + GATHER);
-            let calm = (self.last_look + CALM).max(gathered.unwrap_or(self.last_look));
+            let calm = self.last_look + CALM;
+            let resync =
+                if self.ears.drift.is_blind() { self.next_resync.min(self.last_look + POLL) } else { self.next_resync };
             tokio::select! {
                 biased;
                 _ = stop.changed() => return Event::Stop,
@@ -182,12 +171,9 @@ impl Reconciler {
                     self.next_tasks = self.next_tasks.min(self.last_tasks + EVENTS_CALM);
                 },
                 () = tokio::time::sleep_until(calm), if self.dirty => return Event::Drift,
-                tree = drifted(&mut self.watch) => if tree {
-                    self.dirty = true;
-                    self.touched.get_or_insert_with(Instant::now);
-                },
+                () = self.ears.drift.wait() => self.dirty = true,
                 () = tokio::time::sleep_until(self.next_tasks) => return Event::Tasks,
-                () = tokio::time::sleep_until(self.next_resync) => return Event::Resync,
+                () = tokio::time::sleep_until(resync) => return Event::Resync,
                 () = tokio::time::sleep(QUIET) => {}
             }
         }
@@ -223,7 +209,7 @@ impl Reconciler {
             self.next_resync = Instant::now() + self.config.cgroup.resync;
             return Ok(());
         };
-        (self.dirty, self.touched) = (false, None);
+        self.dirty = false;
         let first = self.begun.as_ref() != Some(&document.desired.digest);
         let previous = document.previous.clone().filter(|_| first);
         let desired = document.desired.clone();
@@ -250,7 +236,7 @@ impl Reconciler {
                     (s.plan.error, s.plan.progress) = (Some(fault.to_string()), None);
                     s.plan.at = now();
                 });
-                self.schedule(true, 1);
+                self.schedule(true);
             }
             Err(e @ EngineError::Lock(_)) => return Err(e),
         }
@@ -281,14 +267,11 @@ impl Reconciler {
     }
 
     /// When to look again without a hint.
-    fn schedule(&mut self, failed: bool, unwatched: usize) {
+    fn schedule(&mut self, failed: bool) {
         self.failed_rounds = if failed { self.failed_rounds + 1 } else { 0 };
         let mut pause = self.config.cgroup.resync;
         if failed {
             pause = pause.min(Duration::from_secs(RETRY[(self.failed_rounds - 1).min(RETRY.len() - 1)]));
-        }
-        if unwatched > 0 {
-            pause = pause.min(POLL);
         }
         self.next_resync = Instant::now() + pause;
     }
@@ -320,11 +303,4 @@ async fn fired(watch: &mut Option<DirWatch>) {
         Some(watch) => watch.changed().await,
         None => std::future::pending().await,
     }
-}
-
-/// Waits for events on the tree; true when they concern it.
-async fn drifted(watch: &mut Option<(Watch, Ready)>) -> bool {
-    let Some((watch, ready)) = watch else { return std::future::pending().await };
-    let hints = ready.take(|| watch.drain()).await;
-    hints.tree || hints.overflow
 }

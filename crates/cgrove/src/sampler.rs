@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::sample::{Sampler, descriptor_budget};
-use cgrove_core::usage::{Collect, Template};
+use cgrove_core::actual::Version;
+use cgrove_core::usage::{Choice, Collect, Template};
 use tracing::{info, warn};
 
 use crate::source::Document;
@@ -122,6 +123,11 @@ impl Loop {
             Ok(host) => {
                 let sampler = Sampler::new(template, &host, self.config.parents(), collect, self.budget);
                 info!(io_source = sampler.io_source, "sampling");
+                if collect.has(Choice::Pressure)
+                    && host.mounts.iter().all(|m| m.version == Version::V1 || m.controllers.is_empty())
+                {
+                    info!("usage.collect: pressure is not measured, the groups are on cgroup v1");
+                }
                 self.board.usage(|u| u.io_source = sampler.io_source);
                 Some(sampler)
             }

@@ -1,7 +1,7 @@
 //! What a client of the port asks: one JSON text, or a path with a query, checked once. Cgrouparch's requests
 //! (`show_account`, `get_conf`) and cgrove's own.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::document::nearest;
 use crate::event::{Filter, Kind};
@@ -245,7 +245,9 @@ fn names<T>(
     let list = match args.get(key) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Array(list)) => list,
-        Some(value) => return Err(format!("args.{key} is {value}: must be a list of names, as in [\"cpu\"]")),
+        Some(value) => {
+            return Err(format!("args.{key} is {value}: must be a list of names, as in {}", json!(known.get(..2))));
+        }
     };
     let one = |value: &Value| {
         let name = value.as_str().unwrap_or_default();

@@ -101,7 +101,12 @@ impl Client {
             return Err(wrong("--ca is for wss://, and this would be sent in the clear"));
         }
         let tls = if scheme == "wss" { Some(authority(whom)?) } else { None };
-        let port = uri.port_u16().unwrap_or(43409);
+        let port = match uri.port_u16() {
+            None if uri.authority().is_some_and(|a| !a.as_str().ends_with(host)) => {
+                return Err(wrong("the port is not between 1 and 65535"));
+            }
+            port => port.unwrap_or(43409),
+        };
         let attempt = async {
             let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await.map_err(|e| e.to_string())?;
             let stream: Box<dyn Both> = match tls {
@@ -122,7 +127,8 @@ impl Client {
                 })?;
             Ok(socket)
         };
-        let socket = in_time(attempt).await.map_err(|e| Exit::unavailable(format!("{url}: {e}")))?;
+        let socket =
+            in_time(attempt).await.map_err(|e| Exit::unavailable(format!("no daemon answers at {url}: {e}")))?;
         Ok(Self { socket, place: url.to_owned() })
     }
 

@@ -68,25 +68,32 @@ fn charts<B: DrawingBackend>(
     let words = |e: DrawingAreaErrorKind<B::ErrorType>| e.to_string();
     area.fill(&WHITE).map_err(words)?;
     let area = area.margin(8, 8, 8, 8).titled(title, ("sans-serif", 22)).map_err(words)?;
-    for ((label, measure, shown), panel) in MEASURES.into_iter().zip(area.split_evenly((2, 2))) {
-        chart(&panel, label, measure, shown, top, slots).map_err(words)?;
+    // A group has one colour in all charts.
+    let shown: Vec<Vec<String>> = MEASURES.iter().map(|(_, measure, _)| chosen(top, slots, *measure)).collect();
+    let mut colours: Vec<&String> = Vec::new();
+    for path in shown.iter().flatten() {
+        if !colours.contains(&path) {
+            colours.push(path);
+        }
+    }
+    for ((measure, paths), panel) in MEASURES.iter().zip(&shown).zip(area.split_evenly((2, 2))) {
+        let lines = paths.iter().map(|path| (path, colours.iter().position(|c| *c == path).unwrap_or(0)));
+        chart(&panel, measure, lines, slots).map_err(words)?;
     }
     area.present().map_err(words)
 }
 
-fn chart<B: DrawingBackend>(
+fn chart<'a, B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
-    label: &str,
-    measure: fn(&Figures) -> Option<f64>,
-    shown: fn(f64) -> String,
-    top: &str,
+    (label, measure, shown): &Measure,
+    lines: impl Iterator<Item = (&'a String, usize)>,
     slots: &Slots,
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
     let (first, last) = (*slots.keys().next().unwrap_or(&0) as i64, *slots.keys().next_back().unwrap_or(&1) as i64);
-    let most = slots.values().flat_map(BTreeMap::values).filter_map(measure).fold(0.0, f64::max);
+    let most = slots.values().flat_map(BTreeMap::values).filter_map(*measure).fold(0.0, f64::max);
     let most = if most > 0.0 { most * 1.05 } else { 1.0 };
     let mut chart = ChartBuilder::on(area)
-        .caption(label, ("sans-serif", 16))
+        .caption(*label, ("sans-serif", 16))
         .margin(8)
         .x_label_area_size(28)
         .y_label_area_size(70)
@@ -101,13 +108,13 @@ fn chart<B: DrawingBackend>(
         .label_style(("sans-serif", 12))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    for (i, path) in chosen(top, slots, measure).into_iter().enumerate() {
-        let colour = Palette99::pick(i).to_rgba();
+    for (path, colour) in lines {
+        let colour = Palette99::pick(colour).to_rgba();
         // A second without a value interrupts the line.
         let mut pieces: Vec<Vec<(i64, f64)>> = vec![Vec::new()];
         let mut before = None;
         for (slot, groups) in slots {
-            let here = groups.get(&path).and_then(measure).map(|value| (*slot as i64, value));
+            let here = groups.get(path).and_then(measure).map(|value| (*slot as i64, value));
             if before.is_some_and(|b| *slot != b + 1) || here.is_none() {
                 pieces.push(Vec::new());
             }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cgrove_cgroupfs::notices::{Asked, Notice, Notices, Place, Pressure, Threshold as Asking, What};
+use cgrove_cgroupfs::notices::{Asked, Heard, Notice, Notices, Place, Pressure, Threshold as Asking, What};
 use cgrove_config::Config;
 use cgrove_core::actual::Version;
 use cgrove_core::event::Kind;
@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{Journal, News};
 use crate::hands::Hands;
-use crate::hints::Ready;
+use crate::hints::{Drift, Ready};
 
 /// Announcements within this time are told together: a group comes in several hierarchies.
 const TOGETHER: Duration = Duration::from_millis(100);
@@ -23,15 +23,35 @@ const KILLS: [u64; 3] = [100, 300, 500];
 /// Groups with triggers. Each trigger keeps whoever closes it waiting for the kernel, about 10 ms.
 const MOST_TRIGGERED: usize = 64;
 
-/// Where the groups are, told by the reconciler after each round.
-pub(crate) type Ears = watch::Sender<Arc<Vec<Place>>>;
+/// The reconciler's end: it says after each round where the groups are, and is told when somebody touched them.
+#[derive(Default)]
+pub(crate) struct Ears {
+    places: watch::Sender<Arc<Vec<Place>>>,
+    pub(crate) drift: Arc<Drift>,
+}
 
-/// Listens until dropped.
-pub(crate) async fn run(
+impl Ears {
+    pub(crate) fn listen_to(&self, places: Vec<Place>) {
+        self.places.send_replace(Arc::new(places));
+    }
+
+    /// Listens until dropped.
+    pub(crate) fn run(
+        &self,
+        config: Arc<Config>,
+        journal: Arc<Journal>,
+        hands: Hands,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        run(config, journal, hands, self.places.subscribe(), self.drift.clone())
+    }
+}
+
+async fn run(
     config: Arc<Config>,
     journal: Arc<Journal>,
     hands: Hands,
     mut places: watch::Receiver<Arc<Vec<Place>>>,
+    drift: Arc<Drift>,
 ) {
     let listening = Notices::new().map_err(std::io::Error::from).and_then(|n| {
         let counter = n.oom_counter()?;
@@ -40,7 +60,8 @@ pub(crate) async fn run(
     let (ready, dying, counter, mut notices) = match listening {
         Ok(listening) => listening,
         Err(e) => {
-            warn!("events: the kernel cannot be listened to: {e}");
+            warn!("the kernel cannot be listened to ({e}): no events, and drift is looked for every few seconds");
+            drift.set_blind(true);
             return std::future::pending().await;
         }
     };
@@ -60,13 +81,14 @@ pub(crate) async fn run(
                 deaf &= now.is_empty();
                 let triggers = ask(&hands, &config, &asked, now.clone(), counter.clone()).await;
                 notices.listen(triggers);
-                let told = tokio::task::block_in_place(|| notices.set(&now));
-                journal.tell(news(&config, told));
+                let heard = tokio::task::block_in_place(|| notices.set(&now));
+                drift.set_blind(notices.unwatched() > 0);
+                tell(&config, &journal, &drift, heard);
             }
             () = ready.take(|| ()) => {
                 tokio::time::sleep(TOGETHER).await;
-                let told = tokio::task::block_in_place(|| notices.drain());
-                journal.tell(news(&config, told));
+                let heard = tokio::task::block_in_place(|| notices.drain());
+                tell(&config, &journal, &drift, heard);
             }
             () = dying.take(|| ()) => if notices.out_of_memory() {
                 for pause in KILLS {
@@ -80,6 +102,14 @@ pub(crate) async fn run(
                 journal.tell(news(&config, told.into_iter().collect()));
             }
         }
+    }
+}
+
+/// First what happened, then that something should be done about it.
+fn tell(config: &Config, journal: &Journal, drift: &Drift, heard: Heard) {
+    journal.tell(news(config, heard.notices));
+    if heard.tree {
+        drift.touched();
     }
 }
 

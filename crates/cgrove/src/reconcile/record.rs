@@ -1,7 +1,6 @@
 //! What a round did: into the log, and onto the board.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use cgrove_cgroupfs::Fault;
 use cgrove_cgroupfs::apply::Outcome;
@@ -117,12 +116,8 @@ impl Reconciler {
         self.record_tasks(&round.tasks);
         self.last_tasks = Instant::now();
         self.next_tasks = self.last_tasks + self.config.tasks.interval;
-        let directories = round.places.iter().map(|place| place.dir.clone());
-        let watched = self.watch.as_mut().map(|(watch, _)| watch.set(directories));
-        self.ears.send_replace(Arc::new(round.places));
-        // What happened in a directory before it was watched is seen by looking once more.
-        self.dirty |= watched.is_some_and(|w| w.added > 0);
-        self.schedule(failed, watched.map_or(1, |w| w.missed));
+        self.ears.listen_to(round.places);
+        self.schedule(failed);
     }
 
     pub(super) fn record_tasks(&mut self, synced: &Synced) {

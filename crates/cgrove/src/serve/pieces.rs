@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::patient::SLOW;
 use super::Pieces;
+use super::patient::SLOW;
 
 /// A reply is sent in parts of about this size, so that 300 slots of a large tree need no copy of their own.
 pub(super) const FRAME: usize = 256 << 10;

@@ -42,14 +42,18 @@ impl Range {
         head: String,
     ) -> Result<Self, String> {
         let keep = library.config.usage.keep.as_secs();
-        let newest = match (&node, &library.redis) {
-            (None, _) => library.ring.newest(),
-            (Some(node), Some(redis)) => {
-                let _turn = library.wide.acquire().await;
-                redis.newest_of(node, keep).await?
-            }
-            (Some(_), None) => return Err("other nodes' slots are in Redis, which this node does not use".into()),
-        };
+        let newest =
+            match (&node, &library.redis) {
+                (None, _) => library.ring.newest(),
+                (Some(node), Some(redis)) => {
+                    let _turn = library.wide.acquire().await;
+                    redis.newest_of(node, keep).await?
+                }
+                (Some(_), None) => return Err(
+                    "args.node: other nodes' slots are in the Redis that they share; this node uses none (redis.url)"
+                        .into(),
+                ),
+            };
         let (first, last) = slots.within(newest, crate::clock::now(), keep);
         let ahead: VecDeque<u64> = slots.wanted(first, last).collect();
         let step = slots.step.unwrap_or(1);
