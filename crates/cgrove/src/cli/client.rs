@@ -154,11 +154,6 @@ impl Client {
         Err(Exit::unavailable(format!("{}: it closed the connection{why}", self.place)))
     }
 
-    /// The next message, which must not be an error.
-    pub(super) async fn next_json(&mut self) -> Result<Value, Exit> {
-        understood(&self.next().await?)
-    }
-
     /// One request and its reply, as text.
     pub(super) async fn ask_text(&mut self, request: &Value) -> Result<String, Exit> {
         self.send(request).await?;

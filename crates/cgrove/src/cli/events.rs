@@ -6,7 +6,7 @@ use cgrove_core::event::{Kind, Weight};
 use serde_json::{Value, json};
 
 use super::args::{Args, EventsArgs};
-use super::client::{Client, typed};
+use super::client::{Client, typed, understood};
 use super::feed::{Feed, Told};
 use super::groups::{self, Unknown};
 use super::runtime::in_runtime;
@@ -39,7 +39,11 @@ pub(super) fn run(args: &Args, asked: &EventsArgs) -> Result<u8, Exit> {
         let mut open = show(&json!(known.before(&mut feed.client, asked.number, group.as_ref(), kinds).await?));
         while open {
             open = match feed.next().await? {
-                Told::Again => show(&json!(known.before(&mut feed.client, MISSED, group.as_ref(), kinds).await?)),
+                Told::Again => match known.before(&mut feed.client, MISSED, group.as_ref(), kinds).await {
+                    Ok(missed) => show(&json!(missed)),
+                    // Lost once more, which is seen at the next turn.
+                    Err(_) => true,
+                },
                 Told::Message(message) => {
                     if let Some(dropped) = message["dropped"].as_u64() {
                         term::err(&format!("cgrove: {dropped} events came faster than they were read, and are lost"));
@@ -85,7 +89,7 @@ impl Known {
         client.send(&request).await?;
         let mut early = Vec::new();
         loop {
-            let message = client.next_json().await.map_err(typed)?;
+            let message = understood(&client.next().await?).map_err(typed)?;
             if message["id"] == "before" {
                 let mut new = self.unseen(&message["events"]);
                 early.iter().for_each(|e: &Value| new.extend(self.unseen(&e["events"])));

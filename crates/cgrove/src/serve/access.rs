@@ -87,10 +87,9 @@ pub(super) fn wants_openmetrics(headers: &HeaderMap) -> bool {
     let accepted = |kind: &str| {
         let values = headers.get_all(ACCEPT).into_iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
         let quality = values.filter_map(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let q =
-                |mut parts: std::str::Split<'_, char>| parts.find_map(|p| p.trim().strip_prefix("q=")?.parse().ok());
-            (parts.next()? == kind).then(|| q(range.split(';')).unwrap_or(1.0))
+            let (name, rest) = range.split_once(';').unwrap_or((range, ""));
+            let quality = || rest.split(';').find_map(|p| p.trim().strip_prefix("q=")?.parse().ok()).unwrap_or(1.0);
+            (name.trim() == kind).then(quality)
         });
         quality.fold(0.0, f32::max)
     };
