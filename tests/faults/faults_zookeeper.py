@@ -111,6 +111,20 @@ def partition(scene, seconds):
     server.spawn = lambda command: spawn(far.command(*command))
     server.wait_port = lambda timeout=30: None
     scene.enter_context(kit.serving(server))
+
+    def answers():
+        first = kazoo.client.KazooClient(hosts=server.hosts, timeout=5)
+        try:
+            first.start(5)
+            return True
+        except first.handler.timeout_exception:
+            return False
+        finally:
+            first.stop()
+            first.close()
+
+    # A long session waits long for a server that is not quite there yet.
+    eventually(answers, timeout=60)
     client = kazoo.client.KazooClient(hosts=server.hosts, auth_data=[("digest", "user:password")], timeout=60)
     client.start(30 * kit.PATIENCE)
     scene.callback(client.close)
