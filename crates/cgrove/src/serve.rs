@@ -10,6 +10,7 @@ mod page;
 mod patient;
 mod pieces;
 mod port;
+mod problem;
 mod refusals;
 mod request;
 mod slots;

@@ -32,7 +32,7 @@ pub(super) async fn answer(library: Arc<Library>, roles: Roles, question: &str, 
     let answered = request::answer(&library, roles, Asked { id: None, request }).await;
     let (status, answer) = match answered {
         Ok(answer) => (StatusCode::OK, answer),
-        Err(problem) => (problem.status(), problem.reply(None)),
+        Err(problem) => (problem.status(), request::sorry(&problem, None)),
     };
     let body = match answer {
         Answer::Whole(pieces) => whole(library, pieces),

@@ -8,7 +8,7 @@ use cgrove_core::plan::compare;
 use serde_json::{Value, json};
 
 use super::Library;
-use super::request::Problem;
+use super::problem::Problem;
 use crate::engine::{self, Scenery};
 
 /// Longest list of processes.

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use cgrove_core::event::Filter;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::request::{Asked, Request, Topic};
-use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::group::get_group;
+use super::problem::Problem;
 use super::slots::Range;
 use super::{Library, Pieces};
 use cgrove_config::Roles;
@@ -27,38 +27,9 @@ pub(super) enum Reply {
     Unsubscribe(cgrove_core::request::TopicName),
 }
 
-/// Why there is no answer. HTTP says it by the status, too.
-#[derive(Debug)]
-pub(super) enum Problem {
-    /// The question is wrong.
-    Asked(String),
-    /// This client may not ask it.
-    Forbidden(String),
-    /// There is no such thing.
-    Unknown(String),
-    /// Not now.
-    Away(String),
-}
-
-impl Problem {
-    pub(super) fn status(&self) -> StatusCode {
-        match self {
-            Self::Asked(_) => StatusCode::BAD_REQUEST,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::Unknown(_) => StatusCode::NOT_FOUND,
-            Self::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    fn text(&self) -> &str {
-        let (Self::Asked(text) | Self::Forbidden(text) | Self::Unknown(text) | Self::Away(text)) = self;
-        text
-    }
-
-    /// As a reply; the client's mark is part of it.
-    pub(super) fn reply(&self, id: Option<&Value>) -> Reply {
-        object(id, &json!({ "error": self.text() }))
-    }
+/// A problem as a reply; the client's mark is part of it.
+pub(super) fn sorry(problem: &Problem, id: Option<&Value>) -> Reply {
+    object(id, &json!({ "error": problem.text() }))
 }
 
 /// Answers one message.

@@ -57,7 +57,7 @@ pub(super) async fn run(stream: impl AsyncRead + AsyncWrite + Unpin, library: Ar
                     Ok(Reply::Subscribe(topic)) => Reply::Whole(subscriptions.add(topic, id)),
                     Ok(Reply::Unsubscribe(topic)) => Reply::Whole(subscriptions.remove(topic, id.as_ref())),
                     Ok(reply) => reply,
-                    Err(problem) => problem.reply(id.as_ref()),
+                    Err(problem) => request::sorry(&problem, id.as_ref()),
                 }
             }
             Ok(Message::Binary(_)) => {
