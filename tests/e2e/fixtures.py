@@ -11,6 +11,12 @@ import kit
 COUNTER = itertools.count()
 
 
+def pytest_unconfigure(config):
+    """Workers that were killed could not remove what they had made."""
+    if not hasattr(config, "workerinput"):
+        kit.sweep()
+
+
 @pytest.fixture
 def parent():
     """A cgroup parent for this test alone."""
@@ -53,9 +59,8 @@ def redis_server(tmp_path):
 @pytest.fixture
 def node(tmp_path, parent):
     """A node to be configured and run; everything it started ends with the test."""
-    node = kit.Node(tmp_path / "node", parent)
-    yield node
-    node.clean()
+    with kit.node_of(tmp_path, parent) as node:
+        yield node
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +31,10 @@ README_TREE = json.loads((ROOT / "config/arch_conf.json").read_text())
 # An emulated machine is slower than the times that the tests hold on real ones.
 PATIENCE = float(os.environ.get("CGROVE_TEST_PATIENCE", "1"))
 
+
+# Whoever is told to end removes what it made, as after Ctrl-C.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 NOT_YET = (AssertionError, LookupError, OSError, ValueError, redis.RedisError, websocket.WebSocketException, kazoo.exceptions.KazooException)
 
@@ -236,6 +242,16 @@ def frozen(process):
         yield
     finally:
         process.send_signal(signal.SIGCONT)
+
+
+def sweep():
+    """Removes what a test made whose process was killed; nobody is in it, and its maker is gone."""
+    tops = {top.name for mount in set(MOUNTS.values()) for top in mount.glob("cgrove-test-*")}
+    for name in tops:
+        maker = re.match(r"cgrove-test-(\d+)", name)
+        members = (f.read_text() for mount in set(MOUNTS.values()) for f in mount.glob(f"{name}/**/cgroup.procs"))
+        if maker and not os.path.exists(f"/proc/{maker[1]}") and not any(members):
+            remove_cgroups(f"/{name}")
 
 
 def kill_group(process):
@@ -458,7 +474,8 @@ class Node:
 
     def start(self, ready=True):
         with open(self.log, "ab") as log:
-            command = [CGROVE, "run", "--config", self.config]
+            # It ends with us, whatever ends us.
+            command = ["setpriv", "--pdeathsig", "KILL", CGROVE, "run", "--config", self.config]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         eventually(lambda: self.alive() and self.http("/healthz")[0] == 200)
         if ready:
@@ -555,6 +572,19 @@ class Node:
         path.write_text(str(content))
         path.chmod(mode)
         return str(path)
+
+
+@contextlib.contextmanager
+def node_of(directory, parent):
+    """A node to be configured and run; what it started and made goes whatever happens."""
+    try:
+        node = Node(pathlib.Path(directory) / "node", parent)
+        try:
+            yield node
+        finally:
+            node.clean()
+    finally:
+        remove_cgroups(parent)
 
 
 def cpu_tree(groups):
