@@ -1,5 +1,6 @@
 //! When to reconcile. One at a time; the latest document wins; nobody waits for it.
 
+mod backoff;
 mod record;
 
 use std::collections::HashSet;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::backoff::Backoff;
 use crate::approvals;
 use crate::clock::now;
 use crate::engine::{Engine, EngineError};
@@ -40,8 +42,6 @@ const QUIET: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(600);
 /// Longest lists in status, and most new lines in the log at a time.
 const MOST_LINES: usize = 100;
-/// Failed actions are tried again after these seconds, the last one for good.
-const RETRY: [u64; 6] = [1, 2, 5, 10, 30, 60];
 
 /// Everything that wakes the reconciler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub(crate) struct Reconciler {
     next_resync: Instant,
     last_look: Instant,
     dirty: bool,
-    failed_rounds: usize,
+    backoff: Backoff,
     known_failures: Vec<Failure>,
     known_units: Vec<String>,
     /// Moves that were refused at the last look, by pid, start time and error.
@@ -126,7 +126,7 @@ impl Reconciler {
             next_resync: now + config.cgroup.resync,
             last_look: now.checked_sub(CALM).unwrap_or(now),
             dirty: false,
-            failed_rounds: 0,
+            backoff: Backoff::default(),
             known_failures: Vec::new(),
             known_units: Vec::new(),
             known_refusals: HashSet::new(),
@@ -210,6 +210,7 @@ impl Reconciler {
             return Ok(());
         };
         self.dirty = false;
+        self.backoff.hear(event);
         let first = self.begun.as_ref() != Some(&document.desired.digest);
         let previous = document.previous.clone().filter(|_| first);
         let desired = document.desired.clone();
@@ -268,11 +269,7 @@ impl Reconciler {
 
     /// When to look again without a hint.
     fn schedule(&mut self, failed: bool) {
-        self.failed_rounds = if failed { self.failed_rounds + 1 } else { 0 };
-        let mut pause = self.config.cgroup.resync;
-        if failed {
-            pause = pause.min(Duration::from_secs(RETRY[(self.failed_rounds - 1).min(RETRY.len() - 1)]));
-        }
+        let pause = self.backoff.pause(failed, self.config.cgroup.resync);
         self.next_resync = Instant::now() + pause;
     }
 }
