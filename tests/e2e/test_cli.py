@@ -29,6 +29,17 @@ def test_check_names_line_path_and_mend(tmp_path):
     assert cgrove("check", tmp_path / "none.json").returncode == 66
 
 
+def test_the_configuration_is_read_once_and_check_says_when_it_cannot_be(node, tmp_path):
+    node.write_tree(README_TREE)
+    node.configure()
+    said = cgrove("--config", node.config, "plan", env={**os.environ, "CGROVE_NOD": "a"}).stderr
+    assert said.count("CGROVE_NOD sets nothing") == 1, said
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[tree]\nsource = 3\n")
+    result = cgrove("--config", broken, "check", ROOT / "config/example-tree.json")
+    assert result.returncode == 0 and f"{broken}:2: tree.source" in result.stderr
+
+
 def test_exit_codes(node, tmp_path):
     assert cgrove("frobnicate").returncode == 64
     assert cgrove("plan", "--bogus").returncode == 64

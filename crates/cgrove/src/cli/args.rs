@@ -1,10 +1,12 @@
 //! What can be typed.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use cgrove_config::DEFAULT_PATH;
+use cgrove_config::{Config, DEFAULT_PATH};
 
 /// Declarative cgroups for compute nodes: one tree in ZooKeeper, made true and measured on every node.
 #[derive(Debug, Parser)]
@@ -32,6 +34,8 @@ pub(crate) struct Global {
     /// How the log is written [default: journald under systemd, else text on standard error]
     #[arg(long, global = true, env = "CGROVE_LOG_FORMAT", value_name = "FORMAT")]
     pub(crate) log_format: Option<crate::log::Format>,
+    #[arg(skip)]
+    pub(super) loaded: OnceCell<Arc<Config>>,
 }
 
 impl Global {

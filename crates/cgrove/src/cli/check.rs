@@ -10,8 +10,12 @@ use crate::term;
 pub(super) fn run(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
     let found = document::find(args, tree)?;
     let result = cgrove_core::document::parse(&found.bytes);
-    // A document can be checked where no node is configured.
-    let unfit = document::load(args).ok().and_then(|config| document::warn_unless_fit(&config, &found));
+    // A document can be checked where no node is configured, or where the configuration is broken.
+    let config = args.global.has_config().then(|| document::load(args)).transpose().unwrap_or_else(|e| {
+        term::err(&format!("cgrove: warning: whether this node would take it is not known: {}", e.message));
+        None
+    });
+    let unfit = config.and_then(|config| document::warn_unless_fit(&config, &found));
     if args.global.json() {
         let report = match &result {
             Ok(d) => {

@@ -38,9 +38,13 @@ pub(super) fn find(args: &Args, tree: Option<&str>) -> Result<Found, Exit> {
     }
 }
 
-/// The configuration.
+/// The configuration, read once by each command.
 pub(super) fn load(args: &Args) -> Result<Arc<Config>, Exit> {
-    Ok(Arc::new(config::load(&args.global.config(), config::environment())?))
+    if let Some(config) = args.global.loaded.get() {
+        return Ok(config.clone());
+    }
+    let config = Arc::new(config::load(&args.global.config(), config::environment())?);
+    Ok(args.global.loaded.get_or_init(|| config).clone())
 }
 
 fn read(path: &Path) -> Result<Found, Exit> {
