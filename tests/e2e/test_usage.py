@@ -1,6 +1,7 @@
 """Measurements: cgrouparch's shapes in Redis and over WebSocket, without a hole."""
 
 import json
+import subprocess
 import time
 
 import kit
@@ -142,6 +143,25 @@ def test_what_memory_forgot_redis_answers(node, redis_server):
     redis_server.client.set(f"cgroup_arch/account/{old}", '{"cpu": "from redis"}', ex=300)
     node.configure(redis=redis_server).start()
     eventually(lambda: node.ask("show_account", start_slot=old, end_slot=old) == {str(old): {"cpu": "from redis"}})
+
+
+@kit.only_here
+def test_compressed_slots_are_zstd_and_are_answered_as_before(node, redis_server):
+    node.write_tree(cpu_tree({f"g{i}": 100 for i in range(200)}))
+    node.configure(redis=redis_server, redis_settings={"compression": "zstd"}).start()
+    key = eventually(lambda: redis_server.client.keys("cgroup_arch/account/*")[0])
+    slot = key.decode().rsplit("/", 1)[1]
+    packed = redis_server.client.get(key)
+    # Not our reader: the command line tool of zstd.
+    plain = subprocess.run(["zstd", "-d", "-c"], input=packed, stdout=subprocess.PIPE, check=True).stdout
+    assert "sub_cgroup" in json.loads(plain)["cpu"] and len(packed) < len(plain) / 4
+    # Memory forgets at the restart; Redis has both kinds afterwards.
+    node.stop()
+    node.configure(redis=redis_server, redis_settings={"compression": "none"}).start()
+    newest = eventually(lambda: node.status()["usage"]["newest_slot"])
+    eventually(lambda: json.loads(redis_server.client.get(f"cgroup_arch/account/{newest}")))
+    answer = eventually(lambda: (lambda a: a if slot in a else None)(node.ask("show_account", start_slot=int(slot), end_slot=newest)))
+    assert answer[slot] == json.loads(plain) and str(newest) in answer
 
 
 @kit.only_here

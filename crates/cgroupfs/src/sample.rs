@@ -1,46 +1,34 @@
 //! Measures every group of a tree once a second: descriptors stay open, one pread each, no allocation.
 
+mod counters;
+
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use cgrove_core::actual::Version;
 use cgrove_core::ids::{Controller, GroupPath};
 use cgrove_core::usage::{Collect, Reading, Template};
 
-use crate::file::look;
+use self::counters::Counters;
 use crate::host::{Host, Mount, Parents};
 use crate::paths::Tree;
 
-/// A tree's probes, opened.
+/// A tree's probes, and where their numbers come from.
 pub struct Sampler {
     template: Template,
     probes: Vec<Probe>,
-    /// How many descriptors may be kept; beyond them a file is opened for each read.
-    budget: usize,
-    kept: usize,
+    counters: Counters,
     /// Which file tells about disk traffic here, for status.
     pub io_source: Option<&'static str>,
-    buffer: Vec<u8>,
     beside: Vec<u8>,
 }
 
 /// One group under one controller.
 struct Probe {
     version: Version,
-    /// The first one has cgrouparch's value.
-    files: Vec<Kept>,
-}
-
-struct Kept {
-    reading: Reading,
-    /// The hierarchy's root directory, and the file's path below it.
-    place: Option<(Arc<File>, PathBuf)>,
-    file: Option<File>,
-    /// Of the file that was read last: a group made anew has others.
-    inode: Option<u64>,
+    /// What is read, and its counter's number. The first one has cgrouparch's value.
+    readings: Vec<(Reading, usize)>,
 }
 
 /// What one slot lacked, and what it must not be compared with.
@@ -57,11 +45,12 @@ impl Sampler {
     pub fn new(template: Template, host: &Host, parents: &Parents, collect: Collect, budget: usize) -> Self {
         let mut io_source = None;
         let mut roots: BTreeMap<&str, Option<Arc<File>>> = BTreeMap::new();
+        let mut counters = Counters::new(budget);
         let mut probes = Vec::with_capacity(template.probes.len());
         for probe in &template.probes {
             let mount = |controller| host.with([controller].into_iter().collect()).next();
             let version = mount(probe.gauge.controller()).map_or(Version::V1, |m| m.version);
-            let mut files = Vec::new();
+            let mut readings = Vec::new();
             for reading in probe.gauge.readings(version, collect) {
                 let place = mount(reading.controller()).and_then(|mount| {
                     let name = match reading {
@@ -82,25 +71,28 @@ impl Sampler {
                         roots.entry(&mount.label).or_insert_with(|| Some(Arc::new(File::open(&mount.dir).ok()?)));
                     Some((root.clone()?, path.strip_prefix(&mount.dir).ok()?.to_owned()))
                 });
-                files.push(Kept { reading, place, file: None, inode: None });
+                readings.push((reading, counters.add(place)));
             }
-            probes.push(Probe { version, files });
+            probes.push(Probe { version, readings });
         }
-        Self { template, probes, budget, kept: 0, io_source, buffer: vec![0; 4096], beside: Vec::new() }
+        Self { template, probes, counters, io_source, beside: Vec::new() }
     }
 
     /// Appends one slot's JSON to `out`.
     pub fn sample(&mut self, out: &mut Vec<u8>) -> Gaps {
         let mut gaps = Gaps::default();
-        let Self { template, probes, budget, kept, buffer, beside, .. } = self;
+        let Self { template, probes, counters, beside, .. } = self;
         template.render(out, |i, out| {
-            let Some(probe) = probes.get_mut(i) else { return };
+            let Some(probe) = probes.get(i) else { return };
             out.push(b'{');
             beside.clear();
             let mut anew = false;
-            for (n, file) in probe.files.iter_mut().enumerate() {
-                match file.read(buffer, kept, *budget, &mut anew) {
-                    Some(length) => file.reading.render(probe.version, &buffer[..length], out, beside),
+            for (n, (reading, number)) in probe.readings.iter().enumerate() {
+                match counters.read(*number) {
+                    Some(told) => {
+                        anew |= told.anew;
+                        reading.render(probe.version, told.text, out, beside);
+                    }
                     // Without its first file there is no group; others may be lacking in this kernel.
                     None if n == 0 => {
                         gaps.missing += 1;
@@ -116,30 +108,6 @@ impl Sampler {
             }
         });
         gaps
-    }
-}
-
-impl Kept {
-    /// Reads the file into `buffer`. A group that was removed and made again answers ENODEV on the old descriptor.
-    fn read(&mut self, buffer: &mut Vec<u8>, kept: &mut usize, budget: usize, anew: &mut bool) -> Option<usize> {
-        if let Some(file) = &self.file {
-            if let Some(length) = read_whole(file, buffer) {
-                return Some(length);
-            }
-            self.file = None;
-            *kept -= 1;
-        }
-        let (root, path) = self.place.as_ref()?;
-        let file = look(root, path).ok()?;
-        let length = read_whole(&file, buffer)?;
-        let inode = file.metadata().ok().map(|m| m.ino());
-        *anew |= self.inode.is_some() && self.inode != inode;
-        self.inode = inode;
-        if *kept < budget {
-            *kept += 1;
-            self.file = Some(file);
-        }
-        Some(length)
     }
 }
 
@@ -166,17 +134,6 @@ fn file_name(reading: Reading, mount: &Mount) -> &'static str {
         Reading::MemoryPressure => "memory.pressure",
         Reading::IoPressure => "io.pressure",
         Reading::BlkioBytes | Reading::BlkioOperations | Reading::IoBytes | Reading::IoStat => io_file(mount),
-    }
-}
-
-fn read_whole(file: &File, buffer: &mut Vec<u8>) -> Option<usize> {
-    loop {
-        let length = file.read_at(buffer, 0).ok()?;
-        if length < buffer.len() {
-            return Some(length);
-        }
-        // The kernel gives as much as fits; a full buffer may be cut.
-        buffer.resize(buffer.len() * 2, 0);
     }
 }
 

@@ -21,7 +21,7 @@ use cgrove_core::plan::{Policy, Prune};
 use cgrove_core::rules::Criteria;
 use rustix::thread::CapabilitySet;
 
-pub use self::redis::{Redis, Sentinels};
+pub use self::redis::{Compression, Redis, Sentinels};
 pub use load::{ConfigError, environment, load, parse, standard};
 pub use server::{Address, Roles, Server, Tls, check_reach};
 pub use usage::{Events, Metrics, Resource, StoreKind, Threshold, Usage};

@@ -42,6 +42,7 @@ pub(crate) const SETTINGS: &[&str] = &[
     "redis.cluster",
     "redis.password_file",
     "redis.prefix",
+    "redis.compression",
     "redis.tls_ca",
     "redis.tls_certificate",
     "redis.tls_key",

@@ -120,6 +120,7 @@ pub(crate) struct RawRedis {
     pub(crate) cluster: bool,
     pub(crate) password_file: Option<PathBuf>,
     pub(crate) prefix: Option<String>,
+    pub(crate) compression: Option<String>,
     pub(crate) tls_ca: Option<PathBuf>,
     pub(crate) tls_certificate: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,

@@ -18,6 +18,16 @@ pub struct Redis {
     /// The prefix with `{node}` in it, where it was written so.
     pub pattern: Option<String>,
     pub tls: Option<ClientTls>,
+    pub compression: Compression,
+}
+
+/// How slots are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// As JSON, which cgrouparch's clients read.
+    #[default]
+    None,
+    Zstd,
 }
 
 /// Who knows which server is the master.
@@ -63,6 +73,7 @@ pub(crate) fn redis(raw: RawRedis, node: &str, base: &Path) -> Result<(Redis, bo
         password: raw.password_file.map(|p| secret_file(base, &p)),
         prefix: pattern.replace("{node}", node),
         pattern: pattern.contains("{node}").then_some(pattern),
+        compression: compression(raw.compression.as_deref())?,
         tls: client_tls("redis.tls_ca", [raw.tls_ca, raw.tls_certificate, raw.tls_key], base)?,
         url,
     };
@@ -73,6 +84,14 @@ pub(crate) fn redis(raw: RawRedis, node: &str, base: &Path) -> Result<(Redis, bo
         return Err(("redis.cluster", "a cluster has no sentinels: name one of its servers in redis.url".into()));
     }
     Ok((redis, wanted))
+}
+
+fn compression(text: Option<&str>) -> Result<Compression, Bad> {
+    match text {
+        None | Some("none") => Ok(Compression::None),
+        Some("zstd") => Ok(Compression::Zstd),
+        Some(other) => Err(("redis.compression", format!("{other:?} is not one of \"none\", \"zstd\""))),
+    }
 }
 
 /// Is this an address that the client will take? What TLS needs is not this crate's to know.

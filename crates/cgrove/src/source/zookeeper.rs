@@ -18,7 +18,7 @@ const REREAD: Duration = Duration::from_secs(30);
 const RETRY_REFUSED: Duration = Duration::from_secs(2);
 /// While disconnected, operations queue; none may hang.
 const OPERATION: Duration = Duration::from_secs(5);
-/// Between connections; the servers of a whole cluster restart at once.
+/// Between sessions, about: see [`spread`].
 const BACKOFF: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(700), Duration::from_millis(1500)];
 
@@ -43,9 +43,15 @@ pub(crate) async fn run(config: ZooKeeper, news: mpsc::Sender<News>) {
         if news.send(News::Away(error)).await.is_err() {
             return;
         }
-        tokio::time::sleep(BACKOFF[attempt.min(BACKOFF.len() - 1)]).await;
+        tokio::time::sleep(spread(BACKOFF[attempt.min(BACKOFF.len() - 1)])).await;
         attempt += 1;
     }
+}
+
+/// Half to one and a half of it: what happens to a whole cluster at once must not be answered by all nodes at once, nor
+/// again and again.
+fn spread(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64())
 }
 
 /// Connects once, with authentication. The error says what the client library hides.
@@ -121,7 +127,7 @@ async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>,
     loop {
         let item;
         let mut watcher = None;
-        let mut pause = REREAD;
+        let mut pause = spread(REREAD);
         match within(client.get_and_watch_data(&path)).await {
             Ok((data, stat, armed)) => {
                 let exposed = exposed(client, config, &path).await;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::link::{Link, PATIENCE};
+use super::packing::{Unpacked, pack, unpack};
 use super::ring::Ring;
 use crate::clock::now;
 use crate::events::News;
@@ -143,11 +144,14 @@ impl Redis {
             let Ok(values) = self.ask(&gets).await else { return Some((out, true)) };
             // What is no string, or no JSON object, is not ours; it would spoil the answer that it is put into.
             let values = values.into_iter().map(|v| redis::from_redis_value::<Option<Vec<u8>>>(v).ok().flatten());
-            let values = values.map(|v| v.filter(|bytes| is_slot(bytes)));
-            for (slot, value) in chunk.iter().zip(values) {
-                let Some(value) = value else { continue };
-                budget = budget.checked_sub(value.len())?;
-                out.push((*slot, Bytes::from(value)));
+            for (slot, stored) in chunk.iter().zip(values) {
+                let bytes = match stored.map(|stored| unpack(stored, budget)) {
+                    Some(Unpacked::Slot(bytes)) if is_slot(&bytes) => bytes,
+                    Some(Unpacked::TooLong) => return None,
+                    _ => continue,
+                };
+                budget -= bytes.len();
+                out.push((*slot, Bytes::from(bytes)));
             }
         }
         Some((out, false))
@@ -165,7 +169,7 @@ impl Redis {
         let (keep, now) = (self.config.usage.keep.as_secs(), now());
         let set = |(slot, bytes): &(u64, Bytes)| {
             let left = (slot + keep).saturating_sub(now).clamp(1, keep);
-            Cmd::set_ex(self.key(*slot), &bytes[..], left)
+            Cmd::set_ex(self.key(*slot), &*pack(bytes, self.config.redis.compression), left)
         };
         self.query(&slots.iter().map(set).collect::<Vec<_>>()).await.map(drop)
     }
