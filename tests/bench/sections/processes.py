@@ -1,0 +1,149 @@
+"""Real processes that sleep, in groups by pid files; some of them are taken out."""
+
+import contextlib
+import pathlib
+import subprocess
+import tempfile
+import time
+
+import measure
+from measure import FLOOR, command_ms, helper, kit, thread_ms
+
+SLEEPERS = r"""
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+/* So many leaders, each with so many children less one; all of them only wait, and end with who started them. */
+static void rest(void) { for (;;) pause(); }
+static void orphan(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }
+int main(int argc, char **argv) {
+    int leaders = atoi(argv[1]), each = atoi(argv[2]);
+    for (int i = 0; i < leaders; i++) {
+        pid_t leader = fork();
+        if (leader < 0) { perror("fork"); return 1; }
+        if (leader) { printf("%d\n", leader); continue; }
+        orphan();
+        for (int j = 1; j < each; j++) {
+            pid_t child = fork();
+            if (child < 0) { perror("fork"); return 1; }
+            if (!child) { orphan(); rest(); }
+        }
+        rest();
+    }
+    fflush(stdout);
+    rest();
+}
+"""
+
+
+@contextlib.contextmanager
+def sleepers(leaders, each):
+    """Pids of the leaders."""
+    with tempfile.TemporaryDirectory() as directory:
+        source, binary = pathlib.Path(directory, "sleepers.c"), pathlib.Path(directory, "sleepers")
+        source.write_text(SLEEPERS)
+        subprocess.run(["cc", "-O2", "-static", "-o", binary, source], check=True)
+        process = subprocess.Popen([binary, str(leaders), str(each)], stdout=subprocess.PIPE, text=True)
+        try:
+            yield [int(process.stdout.readline()) for _ in range(leaders)]
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            kit.eventually(lambda: not list(filter(lambda p: command_of(p) == "sleepers", pids())), timeout=60)
+
+
+def pids():
+    return [p for p in pathlib.Path("/proc").iterdir() if p.name.isdigit()]
+
+
+def command_of(process):
+    with contextlib.suppress(OSError):
+        return (process / "comm").read_text().strip()
+
+
+def controllers():
+    return ["cpu"] if kit.V2 else ["cpu", "blkio"]
+
+
+@contextlib.contextmanager
+def placed(count, files):
+    """A daemon that has put so many processes into the groups of so many pid files, and looks every second."""
+    with sleepers(files, count // files) as leaders, tempfile.TemporaryDirectory() as directory:
+        named = {}
+        for i, pid in enumerate(leaders):
+            named[f"t{i}"] = f"{directory}/{i}.pid"
+            pathlib.Path(named[f"t{i}"]).write_text(str(pid))
+        tree = {"controllers": controllers(), "groups": {name: {} for name in named}}
+        settings = {"tasks": {"interval": "1s"}, "cgroup": {"resync": "1h"}, "pid_files": named}
+        with measure.node(tree, **settings) as it:
+            kit.eventually(lambda: it.status()["tasks"]["processes"] == count // files * files, timeout=60)
+            time.sleep(3)
+            yield it
+
+
+def look(bench, it, work, count):
+    """One look at every process: where it belongs, and whether it is there."""
+    pid, before = it.process.pid, it.status()["tasks"]["at"]
+    spent = thread_ms(pid, "hands")
+    time.sleep(6)
+    looks = it.status()["tasks"]["at"] - before
+    bench.add(work, count, "cgrove", (thread_ms(pid, "hands") - spent) / looks)
+
+
+def scan(bench, work, count):
+    bench.add(work, count, FLOOR, helper("processes", 5), note="a pass over /proc: open, read, close each stat")
+
+
+def run(bench, count=5000, files=50, misplaced=500):
+    work, moving = f"look at processes of {files} pid files", f"and move {misplaced} of them back"
+    with placed(count, files) as it:
+        bench.turns({
+            "cgrove": lambda: look(bench, it, work, count),
+            FLOOR: lambda: scan(bench, work, count),
+        })
+        bench.turns({"cgrove, moving": lambda: back(bench, it, moving, count, misplaced, files)})
+        bench.turns({"cgclassify": lambda: classify(bench, it, moving, count, misplaced, files)})
+    bench.close()
+
+
+def some(it, misplaced, files):
+    """Pids of each group, as many as make up the misplaced."""
+    return {f"/t{i}": it.pids("cpu", f"/t{i}")[: misplaced // files] for i in range(files)}
+
+
+def out(it, chosen):
+    """Somebody takes them out, into the parent; what these bare writes cost."""
+    tops = [it.make(controller, "") / "cgroup.procs" for controller in controllers()]
+    return helper("moves", lines=[f"{top} {pid}" for top in tops for pids in chosen.values() for pid in pids])
+
+
+def back(bench, it, work, count, misplaced, files):
+    pid, chosen = it.process.pid, some(it, misplaced, files)
+    status = it.status()["tasks"]
+    spent = thread_ms(pid, "hands")
+    bare = out(it, chosen)
+    moved = lambda: it.status()["tasks"]["moved_total"] >= status["moved_total"] + misplaced * len(controllers())
+    kit.eventually(moved, timeout=20)
+    time.sleep(0.2)
+    looks = max(1, it.status()["tasks"]["at"] - status["at"])
+    total = thread_ms(pid, "hands") - spent
+    quiet = thread_ms(pid, "hands")
+    at = it.status()["tasks"]["at"]
+    time.sleep(4)
+    quiet = (thread_ms(pid, "hands") - quiet) / (it.status()["tasks"]["at"] - at)
+    bench.add(work, count, "cgrove", total - (looks - 1) * quiet, note="the look included")
+    bench.add(work, count, FLOOR, helper("processes", 1)[0] + bare, note="a pass over /proc, a write for each move")
+
+
+def classify(bench, it, work, count, misplaced, files):
+    """cgclassify has to be told each pid. cgrove is stopped meanwhile, and goes on afterwards."""
+    program = measure.needs("cgclassify")
+    chosen = some(it, misplaced, files)
+    with kit.frozen(it.process):
+        out(it, chosen)
+        parent = it.parent.lstrip("/")
+        spent = sum(command_ms(program, "-g", f"{','.join(controllers())}:{parent}{group}", *pids) for group, pids in chosen.items())
+        bench.add(work, count, "cgclassify", spent, note="told every pid; a process for each group")
