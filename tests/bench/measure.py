@@ -180,13 +180,18 @@ def two_files(count):
 
 
 def one_knob(count):
-    """Groups under cpu and, on v1, blkio; each with one knob."""
+    """Groups under cpu (with cpuacct) and, on v1, blkio; one knob each."""
     knobs = {"cpu.weight": 20}
     return {"controllers": ["cpu"] if kit.V2 else ["cpu", "blkio"], "groups": {n: {"knobs": knobs} for n in names(count)}}
 
 
 KNOB = ("cpu.weight", "20") if kit.V2 else ("cpu.shares", "205")
-HIERARCHIES = 1 if kit.V2 else 2
+
+
+def hierarchies():
+    """A controller of each hierarchy that such a document concerns: v1's cpu brings cpuacct, mounted with it or beside it."""
+    mounts = {str(kit.MOUNTS[c]): c for c in (["cpu"] if kit.V2 else ["blkio", "cpuacct", "cpu"])}
+    return list(mounts.values())[::-1]
 
 
 def ticked(it, slots=3):

@@ -11,7 +11,7 @@ use cgrove_core::plan::{Action, Op, Write};
 use nix::libc;
 use serde::Serialize;
 
-use crate::file::put;
+use crate::file::{put, text};
 use crate::host::Host;
 use crate::mark::Identity;
 use crate::paths::{Tree, target};
@@ -212,7 +212,7 @@ impl<'a> Apply<'a> {
                         Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && value == "\n" => {
                             let above =
                                 tree.file(&key.1.up().unwrap_or_else(GroupPath::root), &format!("{file}.effective"));
-                            let all = std::fs::read_to_string(&above).unwrap_or_default();
+                            let all = text(&above).unwrap_or_default();
                             put(&path, all.trim())
                         }
                         result => result,
@@ -229,7 +229,7 @@ impl<'a> Apply<'a> {
             return Err(fault);
         }
         let Some(want) = &write.want else { return Ok(Outcome::Done { kept: None }) };
-        let now = match std::fs::read_to_string(&path) {
+        let now = match text(&path) {
             Ok(now) => now,
             // Some files can only be written (devices.allow).
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EACCES)) => String::new(),
@@ -289,7 +289,7 @@ fn enable_above(tree: &Tree, controllers: &[String]) -> Result<Outcome, Fault> {
     let mut first_fault = None;
     for dir in tree.above() {
         let path = dir.join(SUBTREE);
-        let now = std::fs::read_to_string(&path).unwrap_or_default();
+        let now = text(&path).unwrap_or_default();
         for name in controllers.iter().filter(|c| !now.split_whitespace().any(|n| n == c.as_str())) {
             let value = format!("+{name}");
             let result = put(&path, &value).map_err(|e| Fault::new("write", &path, &e).with_value(&value));
@@ -316,7 +316,7 @@ fn create_above(tree: &Tree) -> Result<(), Fault> {
             continue;
         }
         for name in ["cpuset.cpus", "cpuset.mems"] {
-            let above = dir.parent().and_then(|up| std::fs::read_to_string(up.join(name)).ok());
+            let above = dir.parent().and_then(|up| text(&up.join(name)).ok());
             if let Some(value) = above {
                 let path = dir.join(name);
                 put(&path, value.trim()).map_err(|e| Fault::new("write", &path, &e).with_value(&value))?;

@@ -11,8 +11,7 @@ use cgrove_core::plan::{Protected, is_container, unit_of};
 use nix::errno::Errno;
 use serde::Serialize;
 
-use crate::file::proc_dir;
-use crate::file::put;
+use crate::file::{proc_dir, put, text};
 use crate::host::{Host, Mount, Parents, V2_LABEL};
 use crate::mark::Identity;
 use crate::paths::{Tree, cgroup_of};
@@ -133,7 +132,7 @@ struct Check<'a> {
 impl Check<'_> {
     fn run(&self, targets: &[Target], origins: &mut Origins, out: &mut Misplaced) {
         let seat = self.tree.seat(self.path);
-        let Ok(listed) = std::fs::read_to_string(self.tree.procs(&seat)) else {
+        let Ok(listed) = text(&self.tree.procs(&seat)) else {
             return; // The group is not there (yet); its creation is the plan's business.
         };
         let listed: HashSet<i32> = listed.lines().filter_map(|l| l.parse().ok()).collect();
@@ -175,7 +174,7 @@ impl Check<'_> {
     /// The place of a thread that is neither in the group nor below it; `None` when all are, or the process is gone.
     fn outside(&self, pid: i32, threads: u32, seat: &GroupPath) -> Option<String> {
         let misplaced = |dir: std::path::PathBuf| {
-            let text = std::fs::read_to_string(dir.join("cgroup")).ok()?;
+            let text = text(&dir.join("cgroup")).ok()?;
             let place = cgroup_of(&text, &self.mount.label)?;
             let inside = self.tree.group_of(&place).is_some_and(|g| g == *seat || g.is_below(self.path));
             (!inside && !procs::exiting(&dir)).then_some(place)
@@ -277,7 +276,7 @@ pub fn run(host: &Host, parents: &Parents, moves: &[Move]) -> Moved {
 fn undo_if_reused(tree: &Tree, mount: &Mount, step: &Move, out: &mut Moved) {
     let Some(other) = procs::read(step.pid).filter(|p| p.start != step.start) else { return };
     out.done.pop();
-    let text = std::fs::read_to_string(proc_dir(other.parent).join("cgroup")).unwrap_or_default();
+    let text = text(&proc_dir(other.parent).join("cgroup")).unwrap_or_default();
     if let Some(birthplace) = cgroup_of(&text, &mount.label) {
         let mut dir = tree.mount.clone();
         dir.extend(birthplace.split('/').filter(|c| !c.is_empty()));

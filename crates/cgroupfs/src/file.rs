@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -9,10 +10,29 @@ use nix::libc;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 /// `/proc/PID`, and what is in it.
 pub fn proc_dir(pid: i32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
+}
+
+/// A kernel file's text. Without asking first how long it is: the kernel does not know.
+pub(crate) fn text(path: &Path) -> io::Result<String> {
+    text_at(CWD, path)
+}
+
+/// The same, below an open directory.
+pub(crate) fn text_at(above: BorrowedFd<'_>, path: impl Arg) -> io::Result<String> {
+    let file = openat(above, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = Vec::with_capacity(128);
+    // As long as something comes: a list of many lines comes in parts.
+    while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text))? > 0 {
+        if text.len() * 2 > text.capacity() {
+            text.reserve(text.capacity());
+        }
+    }
+    String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// One write(2): cgroup files take a whole value in one call.

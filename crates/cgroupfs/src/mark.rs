@@ -13,8 +13,9 @@ use crate::host::Parents;
 use crate::ledger::Ledger;
 
 const NAME: &str = "user.cgrove";
-/// Kernels limit a value to 64 KiB; ours are far smaller.
+/// Kernels limit a value to 64 KiB, and get as much memory as we offer space; ours are far smaller.
 const LONGEST: usize = 64 << 10;
+const USUAL: usize = 2 << 10;
 
 /// Who writes marks here, and where they are kept.
 #[derive(Debug, Clone)]
@@ -39,8 +40,13 @@ impl Identity {
 
     /// Reads a directory's mark. What cannot be read or understood is foreign.
     pub fn read(&self, version: Version, dir: &Path, inode: u64, buffer: &mut Vec<u8>) -> Marked {
-        buffer.resize(LONGEST, 0);
-        let on_kernel = match getxattr(dir, NAME, buffer.as_mut_slice()) {
+        buffer.resize(USUAL, 0);
+        let mut got = getxattr(dir, NAME, buffer.as_mut_slice());
+        if got == Err(Errno::RANGE) {
+            buffer.resize(LONGEST, 0);
+            got = getxattr(dir, NAME, buffer.as_mut_slice());
+        }
+        let on_kernel = match got {
             Ok(length) => self.judge(version, serde_json::from_slice::<Mark>(&buffer[..length]).ok()),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT) => Marked::No,
             Err(e) => Marked::Foreign(format!("its mark cannot be read: {e}")),

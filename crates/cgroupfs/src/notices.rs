@@ -31,8 +31,17 @@ pub struct Place {
     pub version: Version,
     pub group: GroupPath,
     pub dir: PathBuf,
+    /// Its directory's inode, if somebody has just looked.
+    pub inode: Option<u64>,
     /// Just made by whoever tells of it: it was empty, and what it counts is news.
     pub made: bool,
+}
+
+impl Place {
+    /// The directory's inode, which tells a group from another that was made in its place; `None` without one.
+    fn look(&self) -> Option<u64> {
+        self.inode.or_else(|| fs::metadata(&self.dir).map(|m| m.ino()).ok())
+    }
 }
 
 /// What was announced.
@@ -115,6 +124,11 @@ impl Notices {
         })
     }
 
+    /// Announcements were lost since places were set; the next time all of them are looked at.
+    pub fn lost(&self) -> bool {
+        self.lost
+    }
+
     /// How many places could not be watched: the kernel's limit was reached, or they vanished.
     pub fn unwatched(&self) -> usize {
         self.unwatched
@@ -137,7 +151,7 @@ impl Notices {
         let mut added = false;
         self.unwatched = 0;
         for place in places {
-            let inode = fs::metadata(&place.dir).map_or(0, |m| m.ino());
+            let inode = place.look().unwrap_or_default();
             match old.remove(&place.dir) {
                 Some((wd, watched)) if watched == inode => {
                     self.watched.insert(place.dir.clone(), (wd, watched));

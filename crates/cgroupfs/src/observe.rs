@@ -3,6 +3,7 @@
 mod unified;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -12,7 +13,10 @@ use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
 use cgrove_core::knobs::{Unset, find, knobs, witness};
 use cgrove_core::plan::{Prune, files_to_read};
 
-use crate::file::proc_dir;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::io::Errno;
+
+use crate::file::{proc_dir, text, text_at};
 use crate::host::{Host, Mount, Parents};
 use crate::mark::Identity;
 use crate::paths::{Tree, cgroup_of};
@@ -71,7 +75,8 @@ impl Scope<'_> {
         let home = cgroup_of(own, &mount.label).and_then(|p| tree.group_of(&p));
         let mut walk =
             Walk { scope: self, mount, tree: &tree, read: &read, home, buffer: Vec::new(), groups: &mut out.groups };
-        walk.group(&root);
+        // A top that is gone is seen by what comes next.
+        walk.group(&root, &tree.dir(&root), Way { above: CWD, name: &tree.dir(&root).to_string_lossy() });
         parents_values(&tree, &mut out.groups);
         Ok(out)
     }
@@ -133,7 +138,7 @@ fn parents_values(tree: &Tree, groups: &mut BTreeMap<GroupPath, Group>) {
     }
     for (path, file) in wanted {
         if let Some(group) = groups.get_mut(&path).filter(|g| !g.values.contains_key(&file))
-            && let Ok(text) = std::fs::read_to_string(tree.file(&path, &file))
+            && let Ok(text) = text(&tree.file(&path, &file))
         {
             group.values.insert(file, text);
         }
@@ -191,28 +196,36 @@ struct Walk<'a> {
     groups: &'a mut BTreeMap<GroupPath, Group>,
 }
 
+/// How a directory is reached: by its name below an open one, which costs the kernel a fifth of a whole path; the top by
+/// its path.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    above: BorrowedFd<'a>,
+    name: &'a str,
+}
+
 impl Walk<'_> {
     /// One group and everything below. What vanishes is left out; what cannot be read is pinned, and the rest goes on.
-    fn group(&mut self, path: &GroupPath) {
-        let dir = self.tree.dir(path);
-        let (links, inode) = match std::fs::symlink_metadata(&dir) {
-            Ok(meta) => (meta.nlink(), meta.ino()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
+    fn group(&mut self, path: &GroupPath, dir: &Path, way: Way<'_>) {
+        let (links, inode) = match statat(way.above, way.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => (stat.st_nlink, stat.st_ino),
+            Err(Errno::NOENT) => return,
             Err(_) => return self.pin(path, "it cannot be read"),
         };
-        if self.scope.host.covered.contains(&dir) {
+        if self.scope.host.covered.contains(dir) {
             let mark = Marked::Foreign("something else is mounted over it, see findmnt".into());
             self.groups.insert(path.clone(), Group { mark, ..Group::default() });
             return self.pin(path, "something else is mounted over it");
         }
         let at_root = path.is_root() && self.tree.parent.is_root();
-        let mark = if at_root { Marked::No } else { self.read_mark(&dir, inode) };
-        let mut group = Group { mark, ..Group::default() };
+        let mark = if at_root { Marked::No } else { self.read_mark(dir, inode) };
+        let mut group = Group { mark, inode: Some(inode), ..Group::default() };
         if self.mount.version == Version::V2 && !path.is_root() {
-            group.threaded = std::fs::read_to_string(dir.join("cgroup.type")).is_ok_and(|t| t.trim() != "domain");
+            group.threaded =
+                text_at(way.above, format!("{}/cgroup.type", way.name)).is_ok_and(|t| t.trim() != "domain");
         }
-        self.values(path, &dir, &mut group);
-        self.residents(path, &dir, &mut group);
+        self.values(path, way, &mut group);
+        self.residents(path, dir, &mut group);
         self.groups.insert(path.clone(), group);
         // kernfs counts one link for each child directory, so most groups need no listing.
         if links <= 2 {
@@ -221,15 +234,18 @@ impl Walk<'_> {
         if path.depth() > DEEPEST {
             return self.pin(path, "it is too deep");
         }
-        let entries = match std::fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
+        let opened = openat(way.above, way.name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let mut listing = match opened.and_then(Dir::new) {
+            Ok(listing) => listing,
+            Err(Errno::NOENT) => return,
             Err(_) => return self.pin(path, "it cannot be listed"),
         };
-        let children: Vec<_> = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).collect();
-        for entry in children {
-            match entry.file_name().to_str().and_then(|name| path.child(name)) {
-                Some(child) => self.group(&child),
+        let entries = listing.by_ref().flatten().filter(|e| e.file_type() == FileType::Directory);
+        let children: Vec<_> = entries.map(|e| e.file_name().to_owned()).collect();
+        let Ok(above) = listing.fd() else { return self.pin(path, "it cannot be listed") };
+        for name in children.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
+            match name.to_str().ok().and_then(|name| Some((name, path.child(name)?))) {
+                Some((name, child)) => self.group(&child, &dir.join(name), Way { above, name }),
                 None => self.pin(path, "a group below it has a name that is not UTF-8"),
             }
         }
@@ -244,15 +260,17 @@ impl Walk<'_> {
     }
 
     /// The files that the document concerns, and those that the mark says we set.
-    fn values(&self, path: &GroupPath, dir: &Path, group: &mut Group) {
-        let declared = self.read.get(path).into_iter().flatten();
-        let marked = group.ours().map(|m| m.files.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
-        for name in declared.chain(&marked) {
-            if !group.values.contains_key(name)
-                && let Ok(text) = std::fs::read_to_string(dir.join(name))
-            {
-                group.values.insert(name.clone(), text);
+    fn values(&self, path: &GroupPath, way: Way<'_>, group: &mut Group) {
+        let declared = self.read.get(path);
+        let mut read = |file: &String| {
+            if let Ok(text) = text_at(way.above, format!("{}/{file}", way.name)) {
+                group.values.insert(file.clone(), text);
             }
+        };
+        declared.into_iter().flatten().for_each(&mut read);
+        if let Marked::Ours(mark) = &group.mark {
+            let more = mark.files.keys().filter(|file| !declared.is_some_and(|d| d.contains(*file)));
+            more.for_each(&mut read);
         }
     }
 
@@ -268,13 +286,13 @@ impl Walk<'_> {
             return;
         }
         if self.mount.version == Version::V1 && self.mount.controllers.contains(Controller::Freezer) {
-            let state = std::fs::read_to_string(dir.join("freezer.state")).unwrap_or_default();
+            let state = text(&dir.join("freezer.state")).unwrap_or_default();
             group.frozen = !matches!(state.trim(), "" | "THAWED");
         }
         if self.mount.version == Version::V2 {
-            group.frozen = std::fs::read_to_string(dir.join("cgroup.freeze")).is_ok_and(|f| f.trim() == "1");
+            group.frozen = text(&dir.join("cgroup.freeze")).is_ok_and(|f| f.trim() == "1");
         }
-        let pids = std::fs::read_to_string(self.tree.procs(path)).unwrap_or_default();
+        let pids = text(&self.tree.procs(path)).unwrap_or_default();
         let mut pids = pids.lines().filter_map(|l| l.parse::<i32>().ok());
         if pids.any(|pid| proc_dir(pid).exists() && procs::read(pid).is_some_and(|p| p.kernel)) {
             group.pinned = Some("kernel threads live here");

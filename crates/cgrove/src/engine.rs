@@ -163,7 +163,7 @@ impl Engine {
         whole.record("failed", told_failures(&outcomes));
         // What the parent needed beforehand is part of what was planned and done.
         plan.actions.splice(0..0, prepared);
-        let places = places(&config, &host, desired, &outcomes);
+        let places = places(&config, &host, desired, &actual, &outcomes);
         Ok(Round { plan, outcomes, tasks, faults, places })
     }
 
@@ -273,17 +273,26 @@ pub(crate) fn make_parent(config: &Config, desired: &Desired) -> Result<Vec<(Act
     Ok(done.map(|(outcome, action)| (action, outcome)).collect())
 }
 
-fn places(config: &Config, host: &Host, desired: &Desired, outcomes: &[(Action, Outcome)]) -> Vec<Place> {
+/// Where groups should be, for whoever listens there. What was done to a group may have made another one of it.
+fn places(
+    config: &Config,
+    host: &Host,
+    desired: &Desired,
+    actual: &Actual,
+    outcomes: &[(Action, Outcome)],
+) -> Vec<Place> {
     let mut out = Vec::new();
     let made = outcomes.iter().filter(|(a, o)| a.op == Op::Create && matches!(o, Outcome::Done { .. }));
     let made: HashSet<(&str, &GroupPath)> = made.map(|(a, _)| (a.hierarchy.as_str(), &a.group)).collect();
     for mount in host.with(desired.controllers) {
         let tree = Tree::new(mount, config.parents());
+        let seen = actual.hierarchies.iter().find(|h| h.label == mount.label).filter(|_| outcomes.is_empty());
         let place = |group: &GroupPath| Place {
             hierarchy: mount.label.clone(),
             version: mount.version,
             group: group.clone(),
             dir: tree.dir(group),
+            inode: seen.and_then(|h| h.groups.get(group)?.inode),
             made: made.contains(&(mount.label.as_str(), group)),
         };
         out.push(place(&GroupPath::root()));

@@ -70,6 +70,8 @@ pub struct Group {
     pub pinned: Option<&'static str>,
     /// Frozen: draining would thaw its processes.
     pub frozen: bool,
+    /// Its directory's, while it was looked at: another one of the same name has another.
+    pub inode: Option<u64>,
     /// v2: its type is not `domain`: someone spreads threads here, or below a group above.
     pub threaded: bool,
 }

@@ -254,8 +254,16 @@ impl GroupPath {
 }
 
 impl Ord for GroupPath {
+    /// By components: whatever is below a group follows it at once. Bytes are compared, and a slash is less than any other.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.components().cmp(other.components())
+        let (a, b) = (self.0.as_bytes(), other.0.as_bytes());
+        let unlike = |(x, y): &(&u8, &u8)| x != y;
+        match a.iter().zip(b).find(unlike) {
+            Some((b'/', _)) => std::cmp::Ordering::Less,
+            Some((_, b'/')) => std::cmp::Ordering::Greater,
+            Some((x, y)) => x.cmp(y),
+            None => a.len().cmp(&b.len()),
+        }
     }
 }
 

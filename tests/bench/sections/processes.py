@@ -7,7 +7,7 @@ import tempfile
 import time
 
 import measure
-from measure import FLOOR, command_ms, helper, kit, thread_ms
+from measure import FLOOR, command_ms, helper, hierarchies, kit, thread_ms
 
 SLEEPERS = r"""
 #include <signal.h>
@@ -64,10 +64,6 @@ def command_of(process):
         return (process / "comm").read_text().strip()
 
 
-def controllers():
-    return ["cpu"] if kit.V2 else ["cpu", "blkio"]
-
-
 @contextlib.contextmanager
 def placed(count, files):
     """A daemon that has put so many processes into the groups of so many pid files, and looks every second."""
@@ -76,7 +72,7 @@ def placed(count, files):
         for i, pid in enumerate(leaders):
             named[f"t{i}"] = f"{directory}/{i}.pid"
             pathlib.Path(named[f"t{i}"]).write_text(str(pid))
-        tree = {"controllers": controllers(), "groups": {name: {} for name in named}}
+        tree = {"controllers": ["cpu"] if kit.V2 else ["cpu", "blkio"], "groups": {name: {} for name in named}}
         settings = {"tasks": {"interval": "1s"}, "cgroup": {"resync": "1h"}, "pid_files": named}
         with measure.node(tree, **settings) as it:
             kit.eventually(lambda: it.status()["tasks"]["processes"] == count // files * files, timeout=60)
@@ -116,8 +112,11 @@ def some(it, misplaced, files):
 
 def out(it, chosen):
     """Somebody takes them out, into the parent; what these bare writes cost."""
-    tops = [it.make(controller, "") / "cgroup.procs" for controller in controllers()]
-    return helper("moves", lines=[f"{top} {pid}" for top in tops for pids in chosen.values() for pid in pids])
+    return helper("moves", lines=[f"{top} {pid}" for top in tops(it) for pids in chosen.values() for pid in pids])
+
+
+def tops(it):
+    return [it.make(controller, "") / "cgroup.procs" for controller in hierarchies()]
 
 
 def back(bench, it, work, count, misplaced, files):
@@ -125,8 +124,7 @@ def back(bench, it, work, count, misplaced, files):
     status = it.status()["tasks"]
     spent = thread_ms(pid, "hands")
     bare = out(it, chosen)
-    moved = lambda: it.status()["tasks"]["moved_total"] >= status["moved_total"] + misplaced * len(controllers())
-    kit.eventually(moved, timeout=20)
+    kit.eventually(lambda: not any(top.read_text() for top in tops(it)), timeout=20)
     time.sleep(0.2)
     looks = max(1, it.status()["tasks"]["at"] - status["at"])
     total = thread_ms(pid, "hands") - spent
@@ -145,5 +143,5 @@ def classify(bench, it, work, count, misplaced, files):
     with kit.frozen(it.process):
         out(it, chosen)
         parent = it.parent.lstrip("/")
-        spent = sum(command_ms(program, "-g", f"{','.join(controllers())}:{parent}{group}", *pids) for group, pids in chosen.items())
+        spent = sum(command_ms(program, "-g", f"{','.join(hierarchies())}:{parent}{group}", *pids) for group, pids in chosen.items())
         bench.add(work, count, "cgclassify", spent, note="told every pid; a process for each group")

@@ -1,9 +1,9 @@
-"""Groups in the hierarchies of cpu and blkio (v2: cpu), one knob each: made, found to be right, removed again."""
+"""Groups in the hierarchies of cpu, cpuacct and blkio (v2: one), one knob each: made, found to be right, removed again."""
 
 import time
 
 import measure
-from measure import FLOOR, HIERARCHIES, KNOB, QUIET, command_ms, helper, kit, names, thread_ms
+from measure import FLOOR, KNOB, QUIET, command_ms, helper, hierarchies, kit, names, thread_ms
 
 MAKE, FIND, REMOVE = "make a group", "find a group right", "remove a group"
 SETTLED = "settled reconcile, a group and hierarchy"
@@ -36,17 +36,13 @@ def ours(bench, it, count):
     digest = it.json("check", it.tree)["digest"]
     it.write_tree({**measure.one_knob(0), "allow_removals": digest})
     add(bench, REMOVE, count, "cgrove apply", apply())
-    left = sum(it.group(c, f"/{n}").exists() for c in controllers() for n in names(count))
+    left = sum(it.group(c, f"/{n}").exists() for c in hierarchies() for n in names(count))
     if left:
         raise RuntimeError(f"{left} groups were not removed")
 
 
-def controllers():
-    return ["cpu"] if kit.V2 else ["cpu", "blkio"]
-
-
 def directories(it, count):
-    return [it.make(c, "") / n for c in controllers() for n in names(count)]
+    return [it.make(c, "") / n for c in hierarchies() for n in names(count)]
 
 
 def floor(bench, it, count):
@@ -54,7 +50,8 @@ def floor(bench, it, count):
     places = directories(it, count)
     lines = [f"{place} {KNOB[0]} {KNOB[1]}" if i < count else place for i, place in enumerate(places)]
     add(bench, MAKE, count, FLOOR, helper("create", lines=lines), "mkdir, open, write, close")
-    add(bench, FIND, count, FLOOR, helper("look", lines=places), "stat")
+    looks = [f"{place} {KNOB[0]}" if i < count else place for i, place in enumerate(places)]
+    add(bench, FIND, count, FLOOR, helper("look", lines=looks), "stat; open, read, close for the knob")
     add(bench, REMOVE, count, FLOOR, helper("remove", lines=places), "rmdir")
 
 
@@ -62,19 +59,19 @@ def libcgroup(bench, it, count):
     parent, file = it.parent.lstrip("/"), it.directory / "cgconfig.conf"
     directories(it, 0)
     knob = f"{KNOB[0]} = {KNOB[1]};"
-    body = "".join(f"  {c} {{ {knob if c == 'cpu' else ''} }}\n" for c in controllers())
+    body = "".join(f"  {c} {{ {knob if c == 'cpu' else ''} }}\n" for c in hierarchies())
     file.write_text("".join(f"group {parent}/{n} {{\n{body}}}\n" for n in names(count)))
     parse = lambda: command_ms(measure.needs("cgconfigparser"), "-l", file)
     add(bench, MAKE, count, "cgconfigparser", parse())
     add(bench, FIND, count, "cgconfigparser", parse())
-    paths = [f"{','.join(controllers())}:{parent}/{n}" for n in names(count)]
+    paths = [f"{','.join(hierarchies())}:{parent}/{n}" for n in names(count)]
     add(bench, REMOVE, count, "cgdelete", command_ms(measure.needs("cgdelete"), *paths))
 
 
 def one_by_one(bench, it, count):
     """As scripts do it: two processes for each group. A hundred of them tell enough."""
     parent, few = it.parent.lstrip("/"), min(count, 100)
-    paths = [f"{','.join(controllers())}:{parent}/{n}" for n in names(few)]
+    paths = [f"{','.join(hierarchies())}:{parent}/{n}" for n in names(few)]
     make = lambda path: command_ms(measure.needs("cgcreate"), "-g", path)
     tune = lambda path: command_ms(measure.needs("cgset"), "-r", "=".join(KNOB), path.split(":")[1])
     spent = sum(make(path) + tune(path) for path in paths)
@@ -86,7 +83,7 @@ def cgroups_rs(bench, it, count):
     if kit.V2:
         raise RuntimeError("measured on v1")
     directories(it, 0)
-    add(bench, MAKE, count, "cgroups-rs", helper("cgroups-rs", "create", it.parent.lstrip("/"), count), "also cpuacct")
+    add(bench, MAKE, count, "cgroups-rs", helper("cgroups-rs", "create", it.parent.lstrip("/"), count))
     add(bench, REMOVE, count, "cgroups-rs", helper("cgroups-rs", "remove", it.parent.lstrip("/"), count))
 
 
@@ -99,7 +96,7 @@ def settled(bench, count):
             time.sleep(1.5)
             more = it.status()["plan"]["rounds"] - rounds
             if more:
-                each = (thread_ms(it.process.pid, "hands") - spent) / more / count / HIERARCHIES
+                each = (thread_ms(it.process.pid, "hands") - spent) / more / count / len(hierarchies())
                 bench.add(SETTLED, count, "cgrove", each * 1e3, unit="us", note="knobs read and compared")
 
 

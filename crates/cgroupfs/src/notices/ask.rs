@@ -1,10 +1,10 @@
 //! Asking the kernel to announce what it does not by itself. These are writes; who listens needs none.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -78,7 +78,7 @@ impl Asked {
         let mut out = Vec::new();
         let mut done = HashMap::new();
         for place in v1.chain(v2) {
-            let Ok(inode) = fs::metadata(&place.dir).map(|m| m.ino()) else { continue };
+            let Some(inode) = place.look() else { continue };
             if self.done.get(&place.dir) == Some(&inode) {
                 done.insert(place.dir.clone(), inode);
                 continue;

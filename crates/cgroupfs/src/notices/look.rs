@@ -161,7 +161,7 @@ mod tests {
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("memory.events"), events).unwrap();
             let group = GroupPath::parse(path).unwrap();
-            Place { hierarchy: "unified".into(), version: Version::V2, group, dir, made: false }
+            Place { hierarchy: "unified".into(), version: Version::V2, group, dir, inode: None, made: false }
         };
         let paths = ["/", "/a", "/a/b", "/c"];
         let mut groups: Vec<Watched> = paths.iter().map(|p| Watched::found(&at(p, "high 5\noom_kill 1\n"))).collect();

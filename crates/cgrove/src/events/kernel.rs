@@ -31,8 +31,16 @@ pub(crate) struct Ears {
 }
 
 impl Ears {
+    /// The same places are looked for again only if some could not be watched, or something was not heard.
     pub(crate) fn listen_to(&self, places: Vec<Place>) {
-        self.places.send_replace(Arc::new(places));
+        let again = self.drift.is_blind();
+        self.places.send_if_modified(|now| {
+            let news = again || **now != places;
+            if news {
+                *now = Arc::new(places);
+            }
+            news
+        });
     }
 
     /// Listens until dropped.
@@ -88,6 +96,9 @@ async fn run(
             () = ready.take(|| ()) => {
                 tokio::time::sleep(TOGETHER).await;
                 let heard = tokio::task::block_in_place(|| notices.drain());
+                if notices.lost() {
+                    drift.set_blind(true);
+                }
                 tell(&config, &journal, &drift, heard);
             }
             () = dying.take(|| ()) => if notices.out_of_memory() {

@@ -3,7 +3,8 @@
 //!
 //!     reads SECONDS < files                          one pread of each file a second
 //!     create < lines DIRECTORY [FILE VALUE]          mkdir, open, write
-//!     look | remove < directories                    stat | rmdir
+//!     look < lines DIRECTORY [FILE]                  stat, open, read
+//!     remove < directories                           rmdir
 //!     processes SECONDS                              a pass over /proc each second
 //!     moves < lines FILE PID                         one write each
 //!     cgroups-rs create|remove PARENT COUNT          PARENT/g0 and so on in cpu and blkio
@@ -29,7 +30,7 @@ fn main() -> Result<()> {
     let told = match words[..] {
         ["reads", seconds] => json!(floor::reads(&paths()?, number(seconds)?)?),
         ["create"] => json!(floor::create(&lines()?)?),
-        ["look"] => json!(floor::look(&paths()?)?),
+        ["look"] => json!(floor::look(&lines()?)?),
         ["remove"] => json!(floor::remove(&paths()?)?),
         ["processes", seconds] => json!(floor::processes(number(seconds)?)?),
         ["moves"] => json!(floor::moves(&lines()?)?),
