@@ -109,11 +109,16 @@ impl Scene<'_> {
         let own_unit = cgroup_of(&own, V2_LABEL).and_then(|place| unit_of(&place).map(str::to_owned));
         for mount in self.host.with(self.desired.controllers) {
             let tree = Tree::new(mount, &self.identity.parents);
+            let mut shelters = Shelters::new();
             for (path, targets) in &placement.groups {
                 let here = self.desired.groups.get(path).is_some_and(|g| g.controllers.intersects(mount.controllers));
                 if here && !(self.refused)(&mount.label, path) {
-                    Check { scene: self, mount, tree: &tree, path, own_unit: &own_unit }
-                        .run(targets, origins, &mut out);
+                    Check { scene: self, mount, tree: &tree, path, own_unit: &own_unit }.run(
+                        targets,
+                        origins,
+                        &mut shelters,
+                        &mut out,
+                    );
                 }
             }
         }
@@ -129,8 +134,11 @@ struct Check<'a> {
     own_unit: &'a Option<String>,
 }
 
+/// Of each place in a hierarchy that processes come from, the protected group that it lies in.
+type Shelters = HashMap<String, Option<GroupPath>>;
+
 impl Check<'_> {
-    fn run(&self, targets: &[Target], origins: &mut Origins, out: &mut Misplaced) {
+    fn run(&self, targets: &[Target], origins: &mut Origins, shelters: &mut Shelters, out: &mut Misplaced) {
         let seat = self.tree.seat(self.path);
         let Ok(listed) = text(&self.tree.procs(&seat)) else {
             return; // The group is not there (yet); its creation is the plan's business.
@@ -148,7 +156,7 @@ impl Check<'_> {
                 continue;
             };
             let key = |pid| (pid, self.mount.label.clone());
-            let now = self.shelter(&from);
+            let now = shelters.entry(from.clone()).or_insert_with(|| self.shelter(&from)).clone();
             if target.by_pid {
                 let known = origins.shelters.get(&key(process.pid)).is_some_and(|(start, _)| *start == process.start);
                 if !known {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use cgrove_core::actual::Version;
@@ -24,13 +24,13 @@ pub use ask::{Asked, Threshold, Trigger};
 use look::Watched;
 pub use pressure::Pressure;
 
-/// A group's directory in one hierarchy.
+/// A group's directory in one hierarchy. Copies share their text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    pub hierarchy: String,
+    pub hierarchy: Arc<str>,
     pub version: Version,
     pub group: GroupPath,
-    pub dir: PathBuf,
+    pub dir: Arc<Path>,
     /// Its directory's inode, if somebody has just looked.
     pub inode: Option<u64>,
     /// Just made by whoever tells of it: it was empty, and what it counts is news.
@@ -47,7 +47,7 @@ impl Place {
 /// What was announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    pub hierarchy: String,
+    pub hierarchy: Arc<str>,
     pub group: GroupPath,
     pub what: What,
 }
@@ -93,10 +93,10 @@ pub struct Notices {
     /// v1: the kernel counts here whenever a group is out of memory.
     oom: EventFd,
     /// With the inode that is watched: nothing tells that a group was made anew.
-    watched: HashMap<PathBuf, (WatchDescriptor, u64)>,
+    watched: HashMap<Arc<Path>, (WatchDescriptor, u64)>,
     places: HashMap<WatchDescriptor, Watched>,
     /// Groups that are there, by hierarchy and path: is it new, and nobody has looked into it yet?
-    present: HashMap<(String, GroupPath), bool>,
+    present: HashMap<(Arc<str>, GroupPath), bool>,
     pressure: Arc<Pressure>,
     triggers: BTreeMap<u64, Trigger>,
     next_trigger: u64,
@@ -161,7 +161,7 @@ impl Notices {
                 None => {}
             }
             added = true;
-            let Ok(wd) = self.inotify.add_watch(&place.dir, TREE) else {
+            let Ok(wd) = self.inotify.add_watch(&*place.dir, TREE) else {
                 self.unwatched += 1;
                 continue;
             };
@@ -184,7 +184,7 @@ impl Notices {
         for (wd, _) in old.into_values() {
             self.unwatch(wd);
         }
-        let dirs: HashSet<&Path> = places.iter().map(|p| p.dir.as_path()).collect();
+        let dirs: HashSet<&Path> = places.iter().map(|p| &*p.dir).collect();
         let kept = std::mem::take(&mut self.triggers).into_iter();
         let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = kept.partition(|(_, t)| dirs.contains(t.dir()));
         self.triggers = kept;
@@ -204,10 +204,10 @@ impl Notices {
             self.unwatch(wd);
         }
         let (mut out, added) = self.watch(places, out);
-        let dirs: HashMap<_, _> = places.iter().map(|p| ((p.hierarchy.as_str(), &p.group), &p.dir)).collect();
+        let dirs: HashMap<_, _> = places.iter().map(|p| ((&*p.hierarchy, &p.group), &p.dir)).collect();
         let gone = self.present.keys().filter(|(hierarchy, group)| {
-            let own = dirs.get(&(hierarchy.as_str(), group)).map(|dir| dir.to_path_buf());
-            let below = || Some(dirs.get(&(hierarchy.as_str(), &group.up()?))?.join(group.name()));
+            let own = dirs.get(&(&**hierarchy, group)).map(|dir| dir.to_path_buf());
+            let below = || Some(dirs.get(&(&**hierarchy, &group.up()?))?.join(group.name()));
             !own.or_else(below).is_some_and(|dir| dir.is_dir())
         });
         for (hierarchy, group) in gone.cloned().collect::<Vec<_>>() {
@@ -221,7 +221,7 @@ impl Notices {
         let _ = self.inotify.rm_watch(wd);
     }
 
-    fn appear(&mut self, hierarchy: String, group: GroupPath, out: &mut Vec<Notice>) {
+    fn appear(&mut self, hierarchy: Arc<str>, group: GroupPath, out: &mut Vec<Notice>) {
         let key = (hierarchy.clone(), group.clone());
         if !group.is_leaf() && !self.present.contains_key(&key) {
             self.present.insert(key, true);
@@ -229,7 +229,7 @@ impl Notices {
         }
     }
 
-    fn disappear(&mut self, hierarchy: String, group: GroupPath, out: &mut Vec<Notice>) {
+    fn disappear(&mut self, hierarchy: Arc<str>, group: GroupPath, out: &mut Vec<Notice>) {
         let key = (hierarchy, group);
         if self.present.remove(&key).is_some() {
             let (hierarchy, group) = key;
@@ -327,6 +327,7 @@ impl Notices {
 /// A reload lets all triggers go at once; whoever ends us does not wait for that.
 impl Drop for Notices {
     fn drop(&mut self) {
+        self.pressure.end();
         ask::close(std::mem::take(&mut self.triggers).into_values().collect());
     }
 }

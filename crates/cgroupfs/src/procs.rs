@@ -1,15 +1,20 @@
 //! One pass over /proc: every process with its parent, start time and kind.
 
 use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use cgrove_core::placement::{Process, Processes};
 use cgrove_core::rules::{AllTraits, Needs, Traits};
 
+use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
+
 use crate::file::proc_dir;
 use crate::view;
 
+/// Names have 16 bytes, 64 for kernel threads; some fifty numbers follow, of 20 digits at most.
+const LONGEST_STAT: usize = 2048;
 /// As much of a command line as rules see.
 const LONGEST_COMMAND: u64 = 4096;
 
@@ -20,10 +25,13 @@ const PF_EXITING: u64 = 0x0000_0004;
 /// All processes, with what rules look at besides. Ones that vanish during the pass are left out.
 pub fn scan(needs: Needs) -> (Processes, AllTraits) {
     let (mut out, mut traits) = (Processes::new(), AllTraits::new());
-    let mut buffer = Vec::with_capacity(1024);
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok());
-        let Some(process) = pid.and_then(|pid| read_with(pid, &mut buffer)) else { continue };
+    let Ok(proc) = std::fs::File::open("/proc") else { return (out, traits) };
+    let mut buffer = [0; LONGEST_STAT];
+    for entry in Dir::read_from(&proc).into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok());
+        let Some(process) = pid.and_then(|pid| stat(proc.as_fd(), format!("{pid}/stat"), &mut buffer)) else {
+            continue;
+        };
         if needs.any() && !process.kernel {
             traits.insert(process.pid, traits_of(&proc_dir(process.pid), needs));
         }
@@ -71,13 +79,14 @@ fn program(dir: &Path) -> Option<String> {
 
 /// One process, if it still runs (zombies do not: nothing of them can be moved).
 pub fn read(pid: i32) -> Option<Process> {
-    read_with(pid, &mut Vec::new())
+    stat(CWD, format!("/proc/{pid}/stat"), &mut [0; LONGEST_STAT])
 }
 
-fn read_with(pid: i32, buffer: &mut Vec<u8>) -> Option<Process> {
-    buffer.clear();
-    std::fs::File::open(proc_dir(pid).join("stat")).ok()?.read_to_end(buffer).ok()?;
-    parse_stat(buffer)
+/// Three system calls: the kernel gives the whole line at once.
+fn stat(above: BorrowedFd<'_>, path: String, buffer: &mut [u8]) -> Option<Process> {
+    let file = openat(above, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let length = rustix::io::read(&file, &mut *buffer).ok()?;
+    parse_stat(buffer.get(..length)?)
 }
 
 /// Is this thread on its way out? The kernel shows such a one at the root of every v1 hierarchy.
@@ -91,19 +100,21 @@ pub(crate) fn exiting(task: &std::path::Path) -> bool {
 pub fn parse_stat(text: &[u8]) -> Option<Process> {
     let close = text.iter().rposition(|b| *b == b')')?;
     let pid = std::str::from_utf8(text.get(..text.iter().position(|b| *b == b' ')?)?).ok()?.parse().ok()?;
-    let fields: Vec<&str> = std::str::from_utf8(text.get(close + 2..)?).ok()?.split_ascii_whitespace().collect();
-    let number = |i: usize| fields.get(i)?.parse::<u64>().ok();
-    // Field numbers of proc_pid_stat(5), less three: state, ppid, flags, num_threads, starttime.
+    let mut fields = std::str::from_utf8(text.get(close + 2..)?).ok()?.split(' ');
+    let state = fields.next()?;
+    // Fields of proc_pid_stat(5) from the parent's pid on: the nth of those that are left.
+    let mut number = |n: usize| fields.nth(n)?.parse::<u64>().ok();
+    let (parent, flags, threads, start) = (number(0)?, number(4)?, number(10)?, number(1)?);
     // A leader that exited while other threads of it live on is no zombie yet.
-    if matches!(*fields.first()?, "Z" | "X") && number(17)? <= 1 {
+    if matches!(state, "Z" | "X") && threads <= 1 {
         return None;
     }
     Some(Process {
         pid,
-        parent: i32::try_from(number(1)?).ok()?,
-        kernel: number(6)? & PF_KTHREAD != 0,
-        threads: u32::try_from(number(17)?).ok()?,
-        start: number(19)?,
+        parent: i32::try_from(parent).ok()?,
+        kernel: flags & PF_KTHREAD != 0,
+        threads: u32::try_from(threads).ok()?,
+        start,
     })
 }
 

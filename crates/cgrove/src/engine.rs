@@ -287,11 +287,12 @@ fn places(
     for mount in host.with(desired.controllers) {
         let tree = Tree::new(mount, config.parents());
         let seen = actual.hierarchies.iter().find(|h| h.label == mount.label).filter(|_| outcomes.is_empty());
+        let hierarchy: Arc<str> = mount.label.as_str().into();
         let place = |group: &GroupPath| Place {
-            hierarchy: mount.label.clone(),
+            hierarchy: hierarchy.clone(),
             version: mount.version,
             group: group.clone(),
-            dir: tree.dir(group),
+            dir: tree.dir(group).into(),
             inode: seen.and_then(|h| h.groups.get(group)?.inode),
             made: made.contains(&(mount.label.as_str(), group)),
         };

@@ -31,6 +31,7 @@ mod status;
 mod demo;
 mod exit;
 mod log;
+mod memory;
 mod term;
 mod traces;
 

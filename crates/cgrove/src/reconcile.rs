@@ -20,6 +20,7 @@ use crate::engine::{Engine, EngineError};
 use crate::events::Ears;
 use crate::hands::Hands;
 use crate::hints::{DirWatch, Ready};
+use crate::memory;
 use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::source::Document;
@@ -40,6 +41,8 @@ const POLL: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(5);
 /// No single action takes longer, not even a memory limit that makes the kernel reclaim to a slow disk.
 const LONGEST: Duration = Duration::from_secs(600);
+/// Between two times that free memory is given back.
+const TRIM: Duration = Duration::from_secs(10);
 /// Longest lists in status, and most new lines in the log at a time.
 const MOST_LINES: usize = 100;
 
@@ -80,6 +83,7 @@ pub(crate) struct Reconciler {
     last_tasks: Instant,
     next_resync: Instant,
     last_look: Instant,
+    last_trim: Instant,
     dirty: bool,
     backoff: Backoff,
     known_failures: Vec<Failure>,
@@ -125,6 +129,7 @@ impl Reconciler {
             last_tasks: now,
             next_resync: now + config.cgroup.resync,
             last_look: now.checked_sub(CALM).unwrap_or(now),
+            last_trim: now,
             dirty: false,
             backoff: Backoff::default(),
             known_failures: Vec::new(),
@@ -230,6 +235,10 @@ impl Reconciler {
                     self.begun = Some(digest);
                 }
                 self.record(event, round);
+                if event == Event::Document || self.last_trim.elapsed() > TRIM {
+                    memory::give_back();
+                    self.last_trim = Instant::now();
+                }
             }
             Err(EngineError::Fault(fault) | EngineError::Lock(LockError::Fault(fault))) => {
                 warn!("reconcile: {fault}");

@@ -1,6 +1,7 @@
 //! Names that cannot be wrong: controllers, and group paths that hold neither `..` nor a slash too many.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -162,10 +163,10 @@ impl FromIterator<Controller> for ControllerSet {
 
 /// A group's path below the managed parent: `/clients/vm-1`; the parent itself is `/`.
 ///
-/// Orders like a tree walk: a parent sorts before everything below it, and siblings never interleave.
+/// Orders like a tree walk: a parent sorts before everything below it, and siblings never interleave. Copies share its text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct GroupPath(String);
+pub struct GroupPath(Arc<str>);
 
 impl GroupPath {
     /// The managed parent.
@@ -174,7 +175,7 @@ impl GroupPath {
     }
 
     pub fn is_root(&self) -> bool {
-        self.0 == "/"
+        &*self.0 == "/"
     }
 
     pub fn as_str(&self) -> &str {
@@ -199,7 +200,7 @@ impl GroupPath {
     pub fn child(&self, name: &str) -> Option<Self> {
         let bad = name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']);
         let base = if self.is_root() { "" } else { &self.0 };
-        (!bad).then(|| Self(format!("{base}/{name}")))
+        (!bad).then(|| Self(format!("{base}/{name}").into()))
     }
 
     /// One level up; `None` for the parent itself.
@@ -226,7 +227,7 @@ impl GroupPath {
     #[must_use]
     pub fn leaf(&self) -> Self {
         let base = if self.is_root() { "" } else { &self.0 };
-        Self(format!("{base}/{TASKS_LEAF}"))
+        Self(format!("{base}/{TASKS_LEAF}").into())
     }
 
     /// Is this such a leaf?
@@ -244,7 +245,7 @@ impl GroupPath {
         if other.is_root() {
             return !self.is_root();
         }
-        self.0.len() > other.0.len() && self.0.starts_with(&other.0) && self.0.as_bytes()[other.0.len()] == b'/'
+        self.0.len() > other.0.len() && self.0.starts_with(&*other.0) && self.0.as_bytes()[other.0.len()] == b'/'
     }
 
     /// Everything above, nearest first, the parent itself last.
@@ -288,7 +289,7 @@ impl TryFrom<String> for GroupPath {
 
 impl From<GroupPath> for String {
     fn from(path: GroupPath) -> Self {
-        path.0
+        path.as_str().into()
     }
 }
 

@@ -5,7 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgrove_core::actual::Version;
@@ -51,7 +52,7 @@ pub(super) fn close(triggers: Vec<Trigger>) {
 /// What was asked of the kernel for each group, so that it is asked once. Belongs to whoever may write cgroup files.
 #[derive(Default)]
 pub struct Asked {
-    done: HashMap<PathBuf, u64>,
+    done: HashMap<Arc<Path>, u64>,
 }
 
 /// One threshold: the file, `some` or `full`, and microseconds of waiting in a window.
@@ -74,7 +75,9 @@ impl Asked {
         let mut v2: Vec<&Place> = places.iter().filter(|p| p.version == Version::V2).collect();
         v2.sort_by_key(|p| p.group.depth());
         v2.truncate(if thresholds.is_empty() { 0 } else { most });
-        let v1 = places.iter().filter(|p| p.version == Version::V1);
+        // Only memory's hierarchy has the files.
+        let memory = |p: &&Place| p.hierarchy.split(',').any(|c| c == "memory");
+        let v1 = places.iter().filter(|p| p.version == Version::V1).filter(memory);
         let mut out = Vec::new();
         let mut done = HashMap::new();
         for place in v1.chain(v2) {
@@ -84,7 +87,6 @@ impl Asked {
                 continue;
             }
             if place.version == Version::V1 {
-                // Only memory's hierarchy has the files.
                 let _ = ask_for_oom(&place.dir, oom);
                 done.insert(place.dir.clone(), inode);
                 continue;
@@ -98,7 +100,7 @@ impl Asked {
             }
         }
         // A group that is no longer among the nearest keeps its triggers for as long as it stands.
-        let stands = |dir: &PathBuf| places.iter().any(|p| p.dir == *dir);
+        let stands = |dir: &Arc<Path>| places.iter().any(|p| p.dir == *dir);
         let kept = std::mem::take(&mut self.done).into_iter().filter(|(dir, _)| !done.contains_key(dir) && stands(dir));
         let kept: Vec<_> = kept.collect();
         done.extend(kept);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgrove_core::actual::Version;
@@ -18,7 +19,8 @@ pub(super) struct Watched {
     populated: Option<bool>,
     /// `None` where the hierarchy does not count, or could not be read.
     kills: Option<u64>,
-    limits: [Limit; 2],
+    /// v2 alone counts them.
+    limits: Option<Box<[Limit; 2]>>,
 }
 
 /// How often a limit was in the way.
@@ -35,11 +37,9 @@ const LIMITS: [&str; 2] = ["high", "max"];
 impl Watched {
     /// Somebody else's, or from before we listened: what it says now is no news.
     pub(super) fn found(place: &Place) -> Self {
-        let mut limits = [Limit::default(), Limit::default()];
         let text = limits_text(place);
-        for (limit, key) in limits.iter_mut().zip(LIMITS) {
-            limit.seen = number(&text, key);
-        }
+        let seen = |key| Limit { seen: number(&text, key), ..Limit::default() };
+        let limits = (place.version == Version::V2).then(|| Box::new(LIMITS.map(seen)));
         Self { populated: populated(place), kills: kills(place), limits, place: place.clone() }
     }
 
@@ -48,7 +48,7 @@ impl Watched {
         let mut made = Self::found(place);
         made.populated = made.populated.map(|_| false);
         made.kills = made.kills.map(|_| 0);
-        for limit in &mut made.limits {
+        for limit in made.limits.iter_mut().flat_map(|l| &mut **l) {
             limit.seen = limit.seen.map(|_| 0);
         }
         made
@@ -69,12 +69,10 @@ impl Watched {
             out.push(self.notice(if now == Some(true) { What::Populated } else { What::Empty }));
             self.populated = now;
         }
-        if self.place.version == Version::V1 {
-            return;
-        }
+        let Some(limits) = &mut self.limits else { return };
         let text = limits_text(&self.place);
         let mut told = Vec::new();
-        for (limit, key) in self.limits.iter_mut().zip(LIMITS) {
+        for (limit, key) in limits.iter_mut().zip(LIMITS) {
             let Some(now) = number(&text, key) else { continue };
             limit.owed += now.saturating_sub(limit.seen.replace(now).unwrap_or(now));
             if limit.owed > 0 && limit.told.is_none_or(|at| at.elapsed() > QUIET) {
@@ -95,7 +93,7 @@ impl Watched {
 /// Looks at groups that were touched. The kernel counts a kill in every group above the victim's, declared or not; it is
 /// told of the deepest group that we know.
 pub(super) fn look<'a>(groups: impl Iterator<Item = &'a mut Watched>, out: &mut Vec<Notice>) {
-    let mut killed: BTreeMap<(String, GroupPath), (u64, Notice)> = BTreeMap::new();
+    let mut killed: BTreeMap<(Arc<str>, GroupPath), (u64, Notice)> = BTreeMap::new();
     for group in groups {
         group.look(out);
         let count = group.killed();
@@ -157,7 +155,7 @@ mod tests {
     fn a_kill_is_told_of_the_deepest_group_and_a_limit_not_too_often() {
         let root = std::env::temp_dir().join(format!("cgrove-look-{}", std::process::id()));
         let at = |path: &str, events: &str| {
-            let dir = root.join(path.trim_start_matches('/'));
+            let dir: Arc<std::path::Path> = root.join(path.trim_start_matches('/')).into();
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("memory.events"), events).unwrap();
             let group = GroupPath::parse(path).unwrap();

@@ -1,19 +1,28 @@
 //! Waiting for triggers of pressure. The kernel tells each crossing to whoever polls first, so nobody but this may poll
 //! the files; a poll within a poll would eat what it should hand on.
 
-use std::time::Duration;
-
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
 
 use super::Trigger;
 
-/// One poll for all triggers.
-pub struct Pressure(Epoll);
+/// What stands for the end among triggers' numbers.
+const END: u64 = u64::MAX;
+
+/// One poll for all triggers, and for the end.
+pub struct Pressure(Epoll, EventFd);
 
 impl Pressure {
     pub(super) fn new() -> Result<Self, Errno> {
-        Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map(Self)
+        let (poll, end) = (Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, EventFd::new()?);
+        poll.add(&end, EpollEvent::new(EpollFlags::EPOLLIN, END))?;
+        Ok(Self(poll, end))
+    }
+
+    /// From now on nobody waits.
+    pub(super) fn end(&self) {
+        let _ = self.1.write(1);
     }
 
     pub(super) fn add(&self, trigger: &Trigger, number: u64) -> Result<(), Errno> {
@@ -25,12 +34,16 @@ impl Pressure {
         self.0.modify(&trigger.file, &mut event(number))
     }
 
-    /// Waits for triggers to fire; blocking.
-    pub fn wait(&self, longest: Duration) -> Vec<(u64, EpollFlags)> {
+    /// Waits for triggers to fire; blocking. `None` is the end.
+    pub fn wait(&self) -> Option<Vec<(u64, EpollFlags)>> {
         let mut events = [EpollEvent::empty(); 64];
-        let longest = EpollTimeout::try_from(longest).unwrap_or(EpollTimeout::ZERO);
-        let n = self.0.wait(&mut events, longest).unwrap_or(0);
-        events[..n].iter().map(|e| (e.data(), e.events())).collect()
+        let n = match self.0.wait(&mut events, EpollTimeout::NONE) {
+            Ok(n) => n,
+            Err(Errno::EINTR) => 0,
+            Err(_) => return None,
+        };
+        let fired: Vec<_> = events.iter().take(n).map(|e| (e.data(), e.events())).collect();
+        fired.iter().all(|(number, _)| *number != END).then_some(fired)
     }
 }
 

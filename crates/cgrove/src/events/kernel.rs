@@ -128,8 +128,8 @@ fn tell(config: &Config, journal: &Journal, drift: &Drift, heard: Heard) {
 fn wait_for_pressure(pressure: Arc<Pressure>) -> mpsc::Receiver<(u64, EpollFlags)> {
     let (sender, crossings) = mpsc::channel(64);
     let wait = move || {
-        while !sender.is_closed() {
-            for crossing in pressure.wait(Duration::from_secs(1)) {
+        while let Some(crossings) = pressure.wait() {
+            for crossing in crossings {
                 let _ = sender.blocking_send(crossing);
             }
         }
@@ -201,13 +201,13 @@ fn news(config: &Config, notices: Vec<Notice>) -> Vec<News> {
             // It may have come, gone and come again: only its last move is joined.
             let last = out.iter_mut().rev().find(|n| moves(n.kind) && n.group.as_ref() == Some(&group));
             let same = last.filter(|n| n.kind == kind).and_then(|n| n.hierarchy.as_mut());
-            if let Some(all) = same.filter(|all| !all.split(' ').any(|h| h == hierarchy)) {
+            if let Some(all) = same.filter(|all| !all.split(' ').any(|h| h == &*hierarchy)) {
                 all.push(' ');
                 all.push_str(&hierarchy);
                 continue;
             }
         }
-        out.push(News { group: Some(group), hierarchy: Some(hierarchy), count, ..News::new(kind, text) });
+        out.push(News { group: Some(group), hierarchy: Some(hierarchy.to_string()), count, ..News::new(kind, text) });
     }
     out
 }

@@ -49,13 +49,12 @@ pub(crate) fn remove(groups: &[PathBuf]) -> Result<i64> {
 
 /// Reads /proc/PID/stat of every process, once a second; ones that end meanwhile are no error.
 pub(crate) fn processes(passes: u32) -> Result<Vec<i64>> {
-    let mut buffer = Vec::with_capacity(1024);
+    let mut buffer = [0; 2048];
     clock::each_second(passes, || {
         for entry in fs::read_dir("/proc")? {
             let entry = entry?;
             if entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
-                buffer.clear();
-                let _ = File::open(entry.path().join("stat")).and_then(|mut f| f.read_to_end(&mut buffer));
+                let _ = File::open(entry.path().join("stat")).and_then(|mut f| f.read(&mut buffer));
             }
         }
         Ok(())
