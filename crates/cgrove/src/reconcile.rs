@@ -41,8 +41,8 @@ const POLL: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(5);
 /// No single action takes longer, not even a memory limit that makes the kernel reclaim to a slow disk.
 const LONGEST: Duration = Duration::from_secs(600);
-/// Between two times that free memory is given back.
-const TRIM: Duration = Duration::from_secs(10);
+/// So long after a round its memory is given back: a document's first round is followed by others.
+const TRIM: Duration = Duration::from_secs(5);
 /// Longest lists in status, and most new lines in the log at a time.
 const MOST_LINES: usize = 100;
 
@@ -83,7 +83,7 @@ pub(crate) struct Reconciler {
     last_tasks: Instant,
     next_resync: Instant,
     last_look: Instant,
-    last_trim: Instant,
+    trim_at: Option<Instant>,
     dirty: bool,
     backoff: Backoff,
     known_failures: Vec<Failure>,
@@ -129,7 +129,7 @@ impl Reconciler {
             last_tasks: now,
             next_resync: now + config.cgroup.resync,
             last_look: now.checked_sub(CALM).unwrap_or(now),
-            last_trim: now,
+            trim_at: None,
             dirty: false,
             backoff: Backoff::default(),
             known_failures: Vec::new(),
@@ -179,6 +179,10 @@ impl Reconciler {
                 () = self.ears.drift.wait() => self.dirty = true,
                 () = tokio::time::sleep_until(self.next_tasks) => return Event::Tasks,
                 () = tokio::time::sleep_until(resync) => return Event::Resync,
+                () = due(self.trim_at) => {
+                    memory::give_back();
+                    self.trim_at = None;
+                }
                 () = tokio::time::sleep(QUIET) => {}
             }
         }
@@ -235,10 +239,7 @@ impl Reconciler {
                     self.begun = Some(digest);
                 }
                 self.record(event, round);
-                if event == Event::Document || self.last_trim.elapsed() > TRIM {
-                    memory::give_back();
-                    self.last_trim = Instant::now();
-                }
+                self.trim_at.get_or_insert_with(|| Instant::now() + TRIM);
             }
             Err(EngineError::Fault(fault) | EngineError::Lock(LockError::Fault(fault))) => {
                 warn!("reconcile: {fault}");
@@ -302,6 +303,13 @@ fn listen(config: &Config) -> Option<(ProcEvents, Ready)> {
 async fn begun(events: &mut Option<(ProcEvents, Ready)>) -> Option<Vec<i32>> {
     let Some((events, ready)) = events else { return std::future::pending().await };
     ready.take(|| events.drain()).await
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn fired(watch: &mut Option<DirWatch>) {
