@@ -1,12 +1,13 @@
 //! Puts processes into their groups: only what is misplaced moves, and never the wrong process.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 
 use cgrove_core::actual::{Marked, Version};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::placement::{Placement, Target};
+use cgrove_core::placement::{Placement, Process, Target};
 use cgrove_core::plan::{Protected, is_container, unit_of};
 use nix::errno::Errno;
 use serde::Serialize;
@@ -107,18 +108,15 @@ impl Scene<'_> {
         let mut out = Misplaced::default();
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let own_unit = cgroup_of(&own, V2_LABEL).and_then(|place| unit_of(&place).map(str::to_owned));
+        let mut seen = Seen::default();
         for mount in self.host.with(self.desired.controllers) {
             let tree = Tree::new(mount, &self.identity.parents);
-            let mut shelters = Shelters::new();
+            seen.shelters.clear();
             for (path, targets) in &placement.groups {
                 let here = self.desired.groups.get(path).is_some_and(|g| g.controllers.intersects(mount.controllers));
                 if here && !(self.refused)(&mount.label, path) {
-                    Check { scene: self, mount, tree: &tree, path, own_unit: &own_unit }.run(
-                        targets,
-                        origins,
-                        &mut shelters,
-                        &mut out,
-                    );
+                    Check { scene: self, mount, tree: &tree, path, own_unit: &own_unit }
+                        .run(targets, origins, &mut seen, &mut out);
                 }
             }
         }
@@ -134,11 +132,17 @@ struct Check<'a> {
     own_unit: &'a Option<String>,
 }
 
-/// Of each place in a hierarchy that processes come from, the protected group that it lies in.
-type Shelters = HashMap<String, Option<GroupPath>>;
+/// What was found out on the way, so that it is asked once.
+#[derive(Default)]
+struct Seen {
+    /// Of each place in this hierarchy that processes come from, the protected group that it lies in.
+    shelters: HashMap<String, Option<GroupPath>>,
+    /// What /proc/PID/cgroup says of processes with one thread, it has all hierarchies; and is it on its way out?
+    cgroups: HashMap<i32, (Option<String>, OnceCell<bool>)>,
+}
 
 impl Check<'_> {
-    fn run(&self, targets: &[Target], origins: &mut Origins, shelters: &mut Shelters, out: &mut Misplaced) {
+    fn run(&self, targets: &[Target], origins: &mut Origins, seen: &mut Seen, out: &mut Misplaced) {
         let seat = self.tree.seat(self.path);
         let Ok(listed) = text(&self.tree.procs(&seat)) else {
             return; // The group is not there (yet); its creation is the plan's business.
@@ -151,12 +155,12 @@ impl Check<'_> {
                 out.in_place += 1;
                 continue;
             }
-            let Some(from) = self.outside(process.pid, process.threads, &seat) else {
+            let Some(from) = self.outside(process.pid, process.threads, &seat, seen) else {
                 out.in_place += 1;
                 continue;
             };
             let key = |pid| (pid, self.mount.label.clone());
-            let now = shelters.entry(from.clone()).or_insert_with(|| self.shelter(&from)).clone();
+            let now = seen.shelters.entry(from.clone()).or_insert_with(|| self.shelter(&from)).clone();
             if target.by_pid {
                 let known = origins.shelters.get(&key(process.pid)).is_some_and(|(start, _)| *start == process.start);
                 if !known {
@@ -180,18 +184,22 @@ impl Check<'_> {
     }
 
     /// The place of a thread that is neither in the group nor below it; `None` when all are, or the process is gone.
-    fn outside(&self, pid: i32, threads: u32, seat: &GroupPath) -> Option<String> {
-        let misplaced = |dir: std::path::PathBuf| {
-            let text = text(&dir.join("cgroup")).ok()?;
-            let place = cgroup_of(&text, &self.mount.label)?;
+    fn outside(&self, pid: i32, threads: u32, seat: &GroupPath, seen: &mut Seen) -> Option<String> {
+        let away = |text: &str| {
+            let place = cgroup_of(text, &self.mount.label)?;
             let inside = self.tree.group_of(&place).is_some_and(|g| g == *seat || g.is_below(self.path));
-            (!inside && !procs::exiting(&dir)).then_some(place)
+            (!inside).then_some(place)
         };
         if threads == 1 {
-            return misplaced(proc_dir(pid));
+            let dir = proc_dir(pid);
+            let read = || (text(&dir.join("cgroup")).ok(), OnceCell::new());
+            let (text, exiting) = seen.cgroups.entry(pid).or_insert_with(read);
+            return away(text.as_deref()?).filter(|_| !exiting.get_or_init(|| procs::exiting(&dir)));
         }
         let tasks = std::fs::read_dir(proc_dir(pid).join("task")).ok()?;
-        tasks.flatten().find_map(|task| misplaced(task.path()))
+        tasks
+            .flatten()
+            .find_map(|task| away(&text(&task.path().join("cgroup")).ok()?).filter(|_| !procs::exiting(&task.path())))
     }
 
     /// Another cgrove's group that a place outside our parent lies in.
@@ -245,52 +253,76 @@ pub struct Moved {
 }
 
 /// Moves whole processes, in one batch: an isolated move waits milliseconds for the kernel, a run of them does not.
+/// A process goes everywhere at once, so that it is made sure but once before and after that it is the one that was meant.
 pub fn run(host: &Host, parents: &Parents, moves: &[Move]) -> Moved {
-    let mut out = Moved::default();
-    let mut targets: BTreeMap<(&str, &GroupPath), Result<std::fs::File, Fault>> = BTreeMap::new();
+    let mut batch = Batch { host, parents, targets: BTreeMap::new(), out: Moved::default() };
+    let mut by_process: BTreeMap<(i32, u64), Vec<&Move>> = BTreeMap::new();
     for step in moves {
-        let Some(mount) = host.mount(&step.hierarchy) else { continue };
-        let tree = Tree::new(mount, parents);
-        let path = tree.procs(&tree.seat(&step.group));
-        let target = targets
-            .entry((step.hierarchy.as_str(), &step.group))
-            .or_insert_with(|| crate::file::open(&path).map_err(|e| Fault::new("open", &path, &e)));
-        let file = match target {
-            Ok(file) => file,
-            Err(fault) => {
-                out.faults.push((step.clone(), fault.clone()));
-                continue;
-            }
-        };
-        if procs::read(step.pid).is_none_or(|p| p.start != step.start) {
-            continue; // Gone, or another process by now.
-        }
-        match nix::unistd::write(&*file, step.pid.to_string().as_bytes()) {
-            Ok(_) => out.done.push((step.pid, step.start)),
-            Err(Errno::ESRCH) => continue,
-            Err(errno) => {
-                out.faults
-                    .push((step.clone(), Fault::new("move", &path, &errno.into()).with_value(&step.pid.to_string())));
-                continue;
-            }
-        }
-        undo_if_reused(&tree, mount, step, &mut out);
+        by_process.entry((step.pid, step.start)).or_default().push(step);
     }
-    out
+    for (process, steps) in by_process {
+        batch.process(process, &steps);
+    }
+    batch.out
 }
 
-/// Between the look and the write the process may have died and its pid been given to another: that one goes back
-/// to where its parent is, which is where it was born.
-fn undo_if_reused(tree: &Tree, mount: &Mount, step: &Move, out: &mut Moved) {
-    let Some(other) = procs::read(step.pid).filter(|p| p.start != step.start) else { return };
-    out.done.pop();
-    let text = text(&proc_dir(other.parent).join("cgroup")).unwrap_or_default();
-    if let Some(birthplace) = cgroup_of(&text, &mount.label) {
-        let mut dir = tree.mount.clone();
-        dir.extend(birthplace.split('/').filter(|c| !c.is_empty()));
-        let path = dir.join("cgroup.procs");
-        if let Err(e) = put(&path, &step.pid.to_string()) {
-            out.faults.push((step.clone(), Fault::new("move", &path, &e).with_value(&step.pid.to_string())));
+struct Batch<'a> {
+    host: &'a Host,
+    parents: &'a Parents,
+    /// The groups' files, opened once.
+    targets: BTreeMap<(&'a str, &'a GroupPath), Result<std::fs::File, Fault>>,
+    out: Moved,
+}
+
+impl<'a> Batch<'a> {
+    fn process(&mut self, (pid, start): (i32, u64), steps: &[&'a Move]) {
+        if procs::read(pid).is_none_or(|p| p.start != start) {
+            return; // Gone, or another process by now.
+        }
+        let moved: Vec<&Move> = steps.iter().copied().filter(|step| self.step(step)).collect();
+        let other = procs::read(pid).filter(|p| p.start != start);
+        match other.filter(|_| !moved.is_empty()) {
+            None => self.out.done.extend(moved.iter().map(|_| (pid, start))),
+            Some(other) => self.undo(&other, &moved),
+        }
+    }
+
+    /// One process into one group; says whether it went.
+    fn step(&mut self, step: &'a Move) -> bool {
+        let Some(mount) = self.host.mount(&step.hierarchy) else { return false };
+        let tree = Tree::new(mount, self.parents);
+        let key = (step.hierarchy.as_str(), &step.group);
+        let path = || tree.procs(&tree.seat(&step.group));
+        let target = self.targets.entry(key).or_insert_with(|| {
+            let path = path();
+            crate::file::open(&path).map_err(|e| Fault::new("open", &path, &e))
+        });
+        let fault = match target {
+            Ok(file) => match nix::unistd::write(&*file, step.pid.to_string().as_bytes()) {
+                Ok(_) => return true,
+                Err(Errno::ESRCH) => return false,
+                Err(errno) => Fault::new("move", &path(), &errno.into()).with_value(&step.pid.to_string()),
+            },
+            Err(fault) => fault.clone(),
+        };
+        self.out.faults.push((step.clone(), fault));
+        false
+    }
+
+    /// Between the look and the writes the process died and its pid was given to another: that one goes back to where its
+    /// parent is, which is where it was born.
+    fn undo(&mut self, other: &Process, moved: &[&Move]) {
+        let text = text(&proc_dir(other.parent).join("cgroup")).unwrap_or_default();
+        for step in moved {
+            let Some(mount) = self.host.mount(&step.hierarchy) else { continue };
+            let Some(birthplace) = cgroup_of(&text, &mount.label) else { continue };
+            let mut dir = mount.dir.clone();
+            dir.extend(birthplace.split('/').filter(|c| !c.is_empty()));
+            let path = dir.join("cgroup.procs");
+            if let Err(e) = put(&path, &step.pid.to_string()) {
+                let fault = Fault::new("move", &path, &e).with_value(&step.pid.to_string());
+                self.out.faults.push(((*step).clone(), fault));
+            }
         }
     }
 }

@@ -25,11 +25,12 @@ pub(crate) fn text(path: &Path) -> io::Result<String> {
 /// The same, below an open directory.
 pub(crate) fn text_at(above: BorrowedFd<'_>, path: impl Arg) -> io::Result<String> {
     let file = openat(above, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = Vec::with_capacity(128);
+    let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
     // As long as something comes: a list of many lines comes in parts.
-    while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text))? > 0 {
-        if text.len() * 2 > text.capacity() {
-            text.reserve(text.capacity());
+    loop {
+        match rustix::io::read(&file, &mut buffer)? {
+            0 => break,
+            length => text.extend_from_slice(buffer.get(..length).unwrap_or_default()),
         }
     }
     String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into())

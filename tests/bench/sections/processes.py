@@ -7,7 +7,7 @@ import tempfile
 import time
 
 import measure
-from measure import FLOOR, command_ms, helper, hierarchies, kit, thread_ms
+from measure import FLOOR, QUIET, command_ms, helper, hierarchies, kit, thread_ms
 
 SLEEPERS = r"""
 #include <signal.h>
@@ -66,27 +66,34 @@ def command_of(process):
 
 @contextlib.contextmanager
 def placed(count, files):
-    """A daemon that has put so many processes into the groups of so many pid files, and looks every second."""
+    """A daemon that has put so many processes into the groups of so many pid files, and looks again when one of them changes."""
     with sleepers(files, count // files) as leaders, tempfile.TemporaryDirectory() as directory:
         named = {}
         for i, pid in enumerate(leaders):
             named[f"t{i}"] = f"{directory}/{i}.pid"
             pathlib.Path(named[f"t{i}"]).write_text(str(pid))
         tree = {"controllers": ["cpu"] if kit.V2 else ["cpu", "blkio"], "groups": {name: {} for name in named}}
-        settings = {"tasks": {"interval": "1s"}, "cgroup": {"resync": "1h"}, "pid_files": named}
-        with measure.node(tree, **settings) as it:
+        with measure.node(tree, pid_files=named, **QUIET) as it:
+            it.pid_file_of_one = pathlib.Path(named["t0"])
             kit.eventually(lambda: it.status()["tasks"]["processes"] == count // files * files, timeout=60)
-            time.sleep(3)
+            time.sleep(7)
             yield it
+
+
+def once(it):
+    """CPU time of one look, which a pid file's replacement asks for."""
+    spent, file = thread_ms(it.process.pid, "hands"), it.pid_file_of_one
+    # Made elsewhere: where pid files are, all that happens is seen.
+    again = it.directory / "again"
+    again.write_text(file.read_text())
+    again.rename(file)
+    time.sleep(1.5)
+    return thread_ms(it.process.pid, "hands") - spent
 
 
 def look(bench, it, work, count):
     """One look at every process: where it belongs, and whether it is there."""
-    pid, before = it.process.pid, it.status()["tasks"]["at"]
-    spent = thread_ms(pid, "hands")
-    time.sleep(6)
-    looks = it.status()["tasks"]["at"] - before
-    bench.add(work, count, "cgrove", (thread_ms(pid, "hands") - spent) / looks)
+    bench.add(work, count, "cgrove", [once(it) for _ in range(5)])
 
 
 def scan(bench, work, count):
@@ -120,28 +127,18 @@ def tops(it):
 
 
 def back(bench, it, work, count, misplaced, files):
-    pid, chosen = it.process.pid, some(it, misplaced, files)
-    status = it.status()["tasks"]
-    spent = thread_ms(pid, "hands")
-    bare = out(it, chosen)
-    kit.eventually(lambda: not any(top.read_text() for top in tops(it)), timeout=20)
-    time.sleep(0.2)
-    looks = max(1, it.status()["tasks"]["at"] - status["at"])
-    total = thread_ms(pid, "hands") - spent
-    quiet = thread_ms(pid, "hands")
-    at = it.status()["tasks"]["at"]
-    time.sleep(4)
-    quiet = (thread_ms(pid, "hands") - quiet) / (it.status()["tasks"]["at"] - at)
-    bench.add(work, count, "cgrove", total - (looks - 1) * quiet, note="the look included")
+    bare = out(it, some(it, misplaced, files))
+    bench.add(work, count, "cgrove", once(it), note="the look included")
+    if left := sum(len(top.read_text().split()) for top in tops(it)):
+        raise RuntimeError(f"{left} are still outside")
     bench.add(work, count, FLOOR, helper("processes", 1)[0] + bare, note="a pass over /proc, a write for each move")
 
 
 def classify(bench, it, work, count, misplaced, files):
-    """cgclassify has to be told each pid. cgrove is stopped meanwhile, and goes on afterwards."""
+    """cgclassify has to be told each pid."""
     program = measure.needs("cgclassify")
     chosen = some(it, misplaced, files)
-    with kit.frozen(it.process):
-        out(it, chosen)
-        parent = it.parent.lstrip("/")
-        spent = sum(command_ms(program, "-g", f"{','.join(hierarchies())}:{parent}{group}", *pids) for group, pids in chosen.items())
-        bench.add(work, count, "cgclassify", spent, note="told every pid; a process for each group")
+    out(it, chosen)
+    parent = it.parent.lstrip("/")
+    spent = sum(command_ms(program, "-g", f"{','.join(hierarchies())}:{parent}{group}", *pids) for group, pids in chosen.items())
+    bench.add(work, count, "cgclassify", spent, note="told every pid; a process for each group")

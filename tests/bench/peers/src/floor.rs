@@ -5,6 +5,8 @@ use std::io::{Read, Result, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Dir, Mode, OFlags, openat};
+
 use crate::clock;
 
 /// Reads files that stay open, one pread each, once a second.
@@ -51,10 +53,13 @@ pub(crate) fn remove(groups: &[PathBuf]) -> Result<i64> {
 pub(crate) fn processes(passes: u32) -> Result<Vec<i64>> {
     let mut buffer = [0; 2048];
     clock::each_second(passes, || {
-        for entry in fs::read_dir("/proc")? {
-            let entry = entry?;
-            if entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
-                let _ = File::open(entry.path().join("stat")).and_then(|mut f| f.read(&mut buffer));
+        let proc = File::open("/proc")?;
+        for entry in Dir::read_from(&proc)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.as_bytes()[0].is_ascii_digit()
+                && let Ok(stat) = openat(&proc, format!("{name}/stat"), OFlags::RDONLY, Mode::empty())
+            {
+                let _ = rustix::io::read(&stat, &mut buffer);
             }
         }
         Ok(())
