@@ -142,6 +142,19 @@ def shown(number):
     return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def markdown(rows):
+    """The table as documents have it; the last column says how many times cgrove's cost somebody else's is."""
+    yield "| work | of | who | median | least to most | x cgrove |"
+    yield "|---|---|---|---|---|---|"
+    ours = {(r["work"], r["count"]): r["median"] for r in rows if r["who"].startswith("cgrove")}
+    for r in rows:
+        than = ours.get((r["work"], r["count"]))
+        times = f"{shown(r['median'] / than)}" if than and not r["who"].startswith("cgrove") else ""
+        note = f" ({r['note']})" if r["note"] else ""
+        cells = [r["work"], r["count"] or "", r["who"] + note, f"{shown(r['median'])} {r['unit']}", f"{shown(r['least'])} to {shown(r['most'])}", times]
+        yield "| " + " | ".join(map(str, cells)) + " |"
+
+
 def needs(program):
     if not shutil.which(program):
         raise RuntimeError(f"{program} is not installed")

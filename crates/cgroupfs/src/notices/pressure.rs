@@ -50,3 +50,22 @@ impl Pressure {
 fn event(number: u64) -> EpollEvent {
     EpollEvent::new(EpollFlags::EPOLLPRI | EpollFlags::EPOLLONESHOT, number)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn whoever_waits_learns_of_the_end() {
+        let pressure = Arc::new(Pressure::new().unwrap());
+        let waiting = std::thread::spawn({
+            let pressure = pressure.clone();
+            move || pressure.wait()
+        });
+        pressure.end();
+        assert!(waiting.join().unwrap().is_none());
+        assert!(pressure.wait().is_none());
+    }
+}
