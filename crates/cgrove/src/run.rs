@@ -62,11 +62,12 @@ pub(crate) async fn run(
         })
         .await?;
     let mut outfit = Outfit { hands, confinement, ring, journal, started, secrets, before: None };
+    // Before anything can happen.
+    outfit.journal.tell([News::new(Kind::Started, format!("cgrove {} on {}", env!("CARGO_PKG_VERSION"), config.node))]);
     let mut daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
     if config.demo {
         term::out(&demo::banner(&config, config_path));
     }
-    outfit.journal.tell([News::new(Kind::Started, format!("cgrove {} on {}", env!("CARGO_PKG_VERSION"), config.node))]);
     service::ready();
     loop {
         tokio::select! {
@@ -108,8 +109,8 @@ pub(crate) async fn run(
             .await?;
         ports.retain(|address, _| new.server.listen.contains(address));
         config = new;
-        daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
         outfit.journal.tell([News::new(Kind::Reloaded, format!("with {} as it is now", config_path.display()))]);
+        daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
         service::ready();
     }
 }
