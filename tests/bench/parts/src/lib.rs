@@ -9,12 +9,14 @@ use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
 use cgrove_core::plan::{Approval, Op, Plan, Policy, plan};
 use cgrove_core::usage::{Reading, Template};
 
-/// So many groups, ten below each of the first level's, three knobs each.
+/// So many groups, ten below each of the first level's, three knobs each. A document has at most 1 MiB: of more than 10,000
+/// groups only the first ones have knobs.
 pub fn by_group(groups: usize) -> String {
-    let knobs = r#""knobs": {"cpu.weight": 20, "memory.max": "1G", "pids.max": 500}"#;
+    let tuned = |i: usize| if i < 500 { r#""knobs":{"cpu.weight":20,"memory.max":"1G","pids.max":500}"# } else { "" };
     let inner = |i: usize, n: usize| {
-        let below: Vec<String> = (0..n).map(|j| format!(r#""h{j}": {{{knobs}}}"#)).collect();
-        format!(r#""g{i}": {{{knobs}, "groups": {{{}}}}}"#, below.join(", "))
+        let below: Vec<String> = (0..n).map(|j| format!(r#""h{j}":{{{}}}"#, tuned(i))).collect();
+        let comma = if tuned(i).is_empty() { "" } else { "," };
+        format!(r#""g{i}":{{{}{comma}"groups":{{{}}}}}"#, tuned(i), below.join(","))
     };
     let mut left = groups;
     let mut all = Vec::new();
@@ -23,7 +25,7 @@ pub fn by_group(groups: usize) -> String {
         all.push(inner(all.len(), n));
         left -= n + 1;
     }
-    format!(r#"{{"groups": {{{}}}}}"#, all.join(", "))
+    format!(r#"{{"controllers":["cpu","memory","pids"],"groups":{{{}}}}}"#, all.join(","))
 }
 
 /// So many groups with cgrouparch's two files a group.
