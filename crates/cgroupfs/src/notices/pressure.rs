@@ -53,19 +53,19 @@ fn event(number: u64) -> EpollEvent {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
     #[test]
     fn whoever_waits_learns_of_the_end() {
         let pressure = Arc::new(Pressure::new().unwrap());
-        let waiting = std::thread::spawn({
-            let pressure = pressure.clone();
-            move || pressure.wait()
-        });
+        let (sender, told) = mpsc::channel();
+        let waiting = pressure.clone();
+        thread::spawn(move || sender.send(waiting.wait()));
         pressure.end();
-        assert!(waiting.join().unwrap().is_none());
-        assert!(pressure.wait().is_none());
+        assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(None));
     }
 }
