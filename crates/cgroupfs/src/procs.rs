@@ -10,7 +10,7 @@ use cgrove_core::rules::{AllTraits, Needs, Traits};
 
 use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
 
-use crate::file::{proc_dir, text};
+use crate::file::{self, proc_dir};
 use crate::view;
 
 /// Names have 16 bytes, 64 for kernel threads; some fifty numbers follow, of 20 digits at most.
@@ -91,7 +91,7 @@ fn stat(above: BorrowedFd<'_>, path: String, buffer: &mut [u8]) -> Option<Proces
 
 /// Is this thread on its way out? The kernel shows such a one at the root of every v1 hierarchy.
 pub(crate) fn exiting(task: &std::path::Path) -> bool {
-    let Ok(text) = text(&task.join("stat")) else { return true };
+    let Ok(text) = file::text(&task.join("stat")) else { return true };
     let flags = text.rsplit(')').next().and_then(|rest| rest.split_ascii_whitespace().nth(6)?.parse::<u64>().ok());
     flags.is_none_or(|flags| flags & PF_EXITING != 0)
 }

@@ -1,12 +1,12 @@
 //! Everything that groups say: for a document of what is there already.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use cgrove_core::document::Surveyed;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::knobs::find;
 
+use crate::file::text;
 use crate::host::{Host, Parents};
 use crate::paths::Tree;
 
@@ -26,7 +26,7 @@ pub fn survey(host: &Host, parents: &Parents) -> Vec<Surveyed> {
                 if entry.file_type().is_ok_and(|t| t.is_dir()) {
                     todo.extend(path.child(name));
                 } else if find(name).is_some()
-                    && let Some(text) = text(&entry.path())
+                    && let Ok(text) = text(&entry.path())
                 {
                     files.insert(name.to_owned(), text);
                 }
@@ -42,9 +42,4 @@ pub fn survey(host: &Host, parents: &Parents) -> Vec<Surveyed> {
         });
     }
     out
-}
-
-/// Some files can only be written.
-fn text(path: &Path) -> Option<String> {
-    std::fs::read_to_string(path).ok()
 }

@@ -1,7 +1,6 @@
 //! What a group's event files say, beside what they said before.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 
 use super::{Notice, Place, What};
+use crate::file::text;
 
 /// A group that lives at its limit is told so often.
 const QUIET: Duration = Duration::from_secs(10);
@@ -124,7 +124,7 @@ pub(super) fn look<'a>(groups: impl Iterator<Item = &'a mut Watched>, out: &mut 
 
 /// Has the group processes, itself or below? v1 does not say.
 fn populated(place: &Place) -> Option<bool> {
-    let text = fs::read_to_string(place.dir.join("cgroup.events")).ok()?;
+    let text = text(&place.dir.join("cgroup.events")).ok()?;
     number(&text, "populated").map(|n| n == 1)
 }
 
@@ -133,13 +133,13 @@ fn limits_text(place: &Place) -> String {
     if place.version == Version::V1 {
         return String::new();
     }
-    let file = |name| fs::read_to_string(place.dir.join(name));
+    let file = |name| text(&place.dir.join(name));
     file("memory.events.local").or_else(|_| file("memory.events")).unwrap_or_default()
 }
 
 fn kills(place: &Place) -> Option<u64> {
     let name = if place.version == Version::V1 { "memory.oom_control" } else { "memory.events" };
-    number(&fs::read_to_string(place.dir.join(name)).ok()?, "oom_kill")
+    number(&text(&place.dir.join(name)).ok()?, "oom_kill")
 }
 
 /// The number behind a key, in a file of lines `key number`.
@@ -149,6 +149,8 @@ fn number(text: &str, key: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -142,13 +142,12 @@ impl Redis {
         for chunk in slots.chunks(BATCH) {
             let gets: Vec<Cmd> = chunk.iter().map(|slot| Cmd::get(format!("{prefix}/account/{slot}"))).collect();
             let Ok(values) = self.ask(&gets).await else { return Some((out, true)) };
-            // What is no string, or no JSON object, is not ours; it would spoil the answer that it is put into.
             let values = values.into_iter().map(|v| redis::from_redis_value::<Option<Vec<u8>>>(v).ok().flatten());
             for (slot, stored) in chunk.iter().zip(values) {
                 let bytes = match stored.map(|stored| unpack(stored, budget)) {
-                    Some(Unpacked::Slot(bytes)) if is_slot(&bytes) => bytes,
+                    Some(Unpacked::Slot(bytes)) => bytes,
                     Some(Unpacked::TooLong) => return None,
-                    _ => continue,
+                    Some(Unpacked::Broken) | None => continue,
                 };
                 budget -= bytes.len();
                 out.push((*slot, Bytes::from(bytes)));
@@ -202,10 +201,6 @@ impl Redis {
         self.claimed.store(other.is_none(), Ordering::Relaxed);
         Ok(other)
     }
-}
-
-fn is_slot(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<&serde_json::value::RawValue>(bytes).is_ok_and(|json| json.get().starts_with('{'))
 }
 
 impl Redis {
