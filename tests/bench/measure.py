@@ -19,6 +19,7 @@ import kit  # noqa: E402
 
 HELPER = ROOT / "target/bench/release/cgrove-bench"
 FLOOR = "bare system calls"
+CGROUPARCH = "k3cgrouparch==0.1.7"
 
 
 def build():
@@ -87,6 +88,25 @@ def slab_mib():
     """What the kernel keeps for itself in slabs."""
     lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Slab:")) / 1024
+
+
+def cgrouparch(do, tree, directory, passes=1, **more):
+    """What cgrouparch's own code spends on such a tree below `directory`, its own process, in milliseconds for each pass."""
+    if kit.V2:
+        raise RuntimeError("it knows cgroup v1 alone")
+    site = ROOT / "target/bench" / CGROUPARCH
+    if not (site / "k3cgrouparch").is_dir():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--root-user-action", "ignore", "--target", site, CGROUPARCH]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"pip cannot install it: {done.stderr.strip()[-300:]}")
+    asked = {"site": str(site), "do": do, "tree": tree, "cgroup_dir": str(directory), "passes": passes, **more}
+    program = pathlib.Path(__file__).with_name("peers") / "cgrouparch.py"
+    done = subprocess.run([sys.executable, "-B", program], input=json.dumps(asked), capture_output=True, text=True)
+    # What fails there is written into its log, and it goes on.
+    if done.returncode or "failed to" in done.stderr:
+        raise RuntimeError(done.stderr.strip()[-300:])
+    return milliseconds(json.loads(done.stdout))
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

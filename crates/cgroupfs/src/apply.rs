@@ -78,8 +78,9 @@ impl<'a> Apply<'a> {
         for action in actions.iter().filter(|a| a.held.is_none()) {
             let key = (action.hierarchy.clone(), action.group.clone());
             match &action.op {
-                Op::Write(Write { file, record: Some(record), .. }) => {
-                    pending.entry(key).or_default().push((file.clone(), record.clone()))
+                Op::Write(write) => {
+                    let entry = write.record.iter().map(|record| (write.file.clone(), record.clone()));
+                    pending.entry(key).or_default().extend(entry);
                 }
                 Op::Adopt { files } => pending.entry(key).or_default().extend(files.iter().cloned()),
                 Op::Remove => {

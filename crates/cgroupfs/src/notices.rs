@@ -94,7 +94,7 @@ pub struct Notices {
     oom: EventFd,
     /// With the inode that is watched: nothing tells that a group was made anew.
     watched: HashMap<Arc<Path>, (WatchDescriptor, u64)>,
-    places: HashMap<WatchDescriptor, Watched>,
+    places: HashMap<WatchDescriptor, Box<Watched>>,
     /// Groups that are there, by hierarchy and path: is it new, and nobody has looked into it yet?
     present: HashMap<(Arc<str>, GroupPath), bool>,
     pressure: Arc<Pressure>,
@@ -170,7 +170,7 @@ impl Notices {
             let key = (place.hierarchy.clone(), place.group.clone());
             let appeared = self.present.get_mut(&key).is_some_and(std::mem::take) && self.begun;
             let new = place.made || appeared;
-            self.places.insert(wd, if new { Watched::made(place) } else { Watched::found(place) });
+            self.places.insert(wd, Box::new(if new { Watched::made(place) } else { Watched::found(place) }));
             if new {
                 made.insert(wd);
             }
@@ -194,7 +194,10 @@ impl Notices {
             self.present.values_mut().for_each(|new| *new = false);
             out.clear();
         }
-        look::look(self.places.iter_mut().filter(|(wd, _)| made.contains(wd)).map(|(_, watched)| watched), &mut out);
+        look::look(
+            self.places.iter_mut().filter(|(wd, _)| made.contains(wd)).map(|(_, watched)| &mut **watched),
+            &mut out,
+        );
         (out, added)
     }
 
@@ -312,14 +315,14 @@ impl Notices {
             }
         }
         let touched = self.places.iter_mut().filter(|(wd, _)| touched.contains(wd));
-        look::look(touched.map(|(_, watched)| watched), &mut out);
+        look::look(touched.map(|(_, watched)| &mut **watched), &mut out);
         Heard { notices: out, tree }
     }
 
     /// Reads the counters of v1 groups again.
     pub fn look_for_kills(&mut self) -> Vec<Notice> {
         let mut out = Vec::new();
-        look::look(self.places.values_mut().filter(|w| w.counts_kills()), &mut out);
+        look::look(self.places.values_mut().map(|w| &mut **w).filter(|w| w.counts_kills()), &mut out);
         out
     }
 }

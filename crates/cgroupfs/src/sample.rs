@@ -16,7 +16,7 @@ use crate::paths::Tree;
 
 /// A tree's probes, and where their numbers come from.
 pub struct Sampler {
-    template: Template,
+    template: Arc<Template>,
     probes: Vec<Probe>,
     counters: Counters,
     /// Which file tells about disk traffic here, for status.
@@ -42,7 +42,7 @@ pub struct Gaps {
 
 impl Sampler {
     /// Prepares a tree; files are opened at the first slot. `budget` is the number of descriptors that may stay open.
-    pub fn new(template: Template, host: &Host, parents: &Parents, collect: Collect, budget: usize) -> Self {
+    pub fn new(template: Arc<Template>, host: &Host, parents: &Parents, collect: Collect, budget: usize) -> Self {
         let mut io_source = None;
         let mut roots: BTreeMap<&str, Option<Arc<File>>> = BTreeMap::new();
         let mut counters = Counters::new(budget);

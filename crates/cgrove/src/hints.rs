@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use cgrove_cgroupfs::view;
 use nix::errno::Errno;
@@ -34,6 +35,13 @@ impl Ready {
             Err(_) => std::future::pending().await,
         }
     }
+}
+
+/// Nobody is woken by what else is announced meanwhile, it waits to be read.
+pub(crate) async fn unheard(ready: Ready, pause: Duration) -> std::io::Result<Ready> {
+    let fd = ready.0.into_inner();
+    tokio::time::sleep(pause).await;
+    Ready::new(&fd)
 }
 
 /// Somebody touched the tree; told by who listens to the kernel, after what happened was told to everybody.

@@ -71,7 +71,7 @@ struct Loop {
 impl Loop {
     fn run(self, inbox: &Receiver<Order>) {
         let mut sampler: Option<Sampler> = None;
-        let mut wanted: Option<(Template, Collect)> = None;
+        let mut wanted: Option<(Arc<Template>, Collect)> = None;
         let mut last = self.ring.newest();
         let mut size = 0;
         let mut target = unix_time().as_secs() + 1;
@@ -83,7 +83,7 @@ impl Loop {
             match inbox.recv_timeout(wait) {
                 Ok(Order::Tree(document)) => {
                     let collect = self.config.usage.collect(document.desired.form);
-                    let new = Some((Template::new(&document.desired), collect));
+                    let new = Some((Arc::new(Template::new(&document.desired)), collect));
                     if wanted != new {
                         wanted = new;
                         sampler = wanted.clone().and_then(|w| self.prepare(w));
@@ -118,7 +118,7 @@ impl Loop {
         }
     }
 
-    fn prepare(&self, (template, collect): (Template, Collect)) -> Option<Sampler> {
+    fn prepare(&self, (template, collect): (Arc<Template>, Collect)) -> Option<Sampler> {
         match Host::discover(&self.config.cgroup.dir) {
             Ok(host) => {
                 let sampler = Sampler::new(template, &host, self.config.parents(), collect, self.budget);

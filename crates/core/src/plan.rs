@@ -97,7 +97,7 @@ pub enum Op {
     /// Mark a group that exists, with files that are already as wanted.
     Adopt { files: Vec<(String, String)> },
     /// Write a file.
-    Write(Write),
+    Write(Box<Write>),
     /// Take a file off the mark; nothing is written.
     Forget { file: String },
     /// Drain, then rmdir.

@@ -19,25 +19,27 @@ pub struct Probe {
 /// The constant bytes of a tree's usage JSON; between each two of them one probe's value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Template {
-    pieces: Vec<Vec<u8>>,
+    text: Vec<u8>,
+    /// Where a probe's value comes, in the order of probes.
+    places: Vec<u32>,
     pub probes: Vec<Probe>,
 }
 
 impl Template {
     /// The shape of one slot: per usage key a node `{"value": ..., "sub_cgroup": {...}}` for the parent and each group.
     pub fn new(desired: &Desired) -> Self {
-        let mut template = Self { pieces: vec![Vec::new()], probes: Vec::new() };
+        let mut template = Self::default();
         let mut children: std::collections::HashMap<GroupPath, Vec<&GroupPath>> = std::collections::HashMap::new();
         for path in desired.groups.keys() {
             children.entry(path.up().unwrap_or_else(GroupPath::root)).or_default().push(path);
         }
-        template.text("{");
+        template.write("{");
         for (i, (key, controller)) in desired.usage_keys.iter().enumerate() {
             let comma = if i > 0 { "," } else { "" };
-            template.text(&format!("{comma}{}:", quoted(key)));
+            template.write(&format!("{comma}{}:", quoted(key)));
             template.node(desired, *controller, &GroupPath::root(), &children);
         }
-        template.text("}");
+        template.write("}");
         template
     }
 
@@ -48,39 +50,38 @@ impl Template {
         path: &GroupPath,
         children: &std::collections::HashMap<GroupPath, Vec<&GroupPath>>,
     ) {
-        self.text("{\"value\":");
+        self.write("{\"value\":");
         match Gauge::of(controller) {
             Some(gauge) => {
                 self.probes.push(Probe { gauge, group: path.clone() });
-                self.pieces.push(Vec::new());
+                self.places.push(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
             }
-            None => self.text("{}"),
+            None => self.write("{}"),
         }
         let below = children.get(path).into_iter().flatten();
         let below = below.filter(|p| desired.groups.get(**p).is_some_and(|g| g.controllers.contains(controller)));
         let mut separator = ",\"sub_cgroup\":{";
         for child in below {
-            self.text(&format!("{separator}{}:", quoted(child.name())));
+            self.write(&format!("{separator}{}:", quoted(child.name())));
             self.node(desired, controller, child, children);
             separator = ",";
         }
-        self.text(if separator == "," { "}}" } else { "}" });
+        self.write(if separator == "," { "}}" } else { "}" });
     }
 
-    fn text(&mut self, text: &str) {
-        if let Some(last) = self.pieces.last_mut() {
-            last.extend_from_slice(text.as_bytes());
-        }
+    fn write(&mut self, text: &str) {
+        self.text.extend_from_slice(text.as_bytes());
     }
 
     /// Writes one slot; `value` appends the JSON value of the probe with that index.
     pub fn render(&self, out: &mut Vec<u8>, mut value: impl FnMut(usize, &mut Vec<u8>)) {
-        for (i, piece) in self.pieces.iter().enumerate() {
-            out.extend_from_slice(piece);
-            if i < self.probes.len() {
-                value(i, out);
-            }
+        let mut from = 0;
+        for (i, place) in self.places.iter().map(|place| *place as usize).enumerate() {
+            out.extend_from_slice(self.text.get(from..place).unwrap_or_default());
+            value(i, out);
+            from = place;
         }
+        out.extend_from_slice(self.text.get(from..).unwrap_or_default());
     }
 }
 

@@ -61,13 +61,16 @@ def knobs(bench, count=1000):
 
 
 def exponents(rows):
-    """Of each kind of work: how cost grows between the two largest amounts, as a power of the amount."""
+    """Of each kind of work: how cost grows between the two largest amounts, as a power of the amount. Where the bare calls were
+    measured too, beyond them: they have steps of their own, as where no more files can stay open."""
+    bare = {(r["work"], r["count"]): r["median"] for r in rows if r["who"] == FLOOR}
     kinds = {}
     for row in rows:
-        if row["unit"] == "ms" and row["who"].startswith("cgrove"):
+        if row["unit"] == "ms" and row["who"] == "cgrove" and row["count"]:
             kinds.setdefault(row["work"], []).append((row["count"], row["median"]))
     for work, points in kinds.items():
         points = sorted(p for p in points if p[1] > 0)
         if len(points) > 2:
             (n, a), (m, b) = points[-2:]
-            yield work, math.log(b / a) / math.log(m / n)
+            below, above = bare.get((work, n), n), bare.get((work, m), m)
+            yield work, 1 + math.log((b / above) / (a / below)) / math.log(m / n)

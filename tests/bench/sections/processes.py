@@ -74,6 +74,7 @@ def placed(count, files):
             pathlib.Path(named[f"t{i}"]).write_text(str(pid))
         tree = {"controllers": ["cpu"] if kit.V2 else ["cpu", "blkio"], "groups": {name: {} for name in named}}
         with measure.node(tree, pid_files=named, **QUIET) as it:
+            it.pid_files = named
             it.pid_file_of_one = pathlib.Path(named["t0"])
             kit.eventually(lambda: it.status()["tasks"]["processes"] == count // files * files, timeout=60)
             time.sleep(7)
@@ -106,10 +107,21 @@ def run(bench, count=5000, files=50, misplaced=500):
         bench.turns({
             "cgrove": lambda: look(bench, it, work, count),
             FLOOR: lambda: scan(bench, work, count),
+            "cgrouparch": lambda: bench.add(work, count, "cgrouparch", cgrouparch(it), note="its port to Python 3, cpu and blkio alone"),
         })
         bench.turns({"cgrove, moving": lambda: back(bench, it, moving, count, misplaced, files)})
         bench.turns({"cgclassify": lambda: classify(bench, it, moving, count, misplaced, files)})
     bench.close()
+
+
+def cgrouparch(it):
+    """It reads all of /proc for each pid file and hierarchy, and writes every pid again."""
+    with tempfile.TemporaryDirectory() as directory:
+        for name in ("cpu", "blkio"):
+            pathlib.Path(directory, name).symlink_to(it.group(name, ""))
+        groups = {name: {"conf": {}} for name in it.pid_files}
+        tree = {"cpu": {"sub_cgroup": groups}, "blkio": {"sub_cgroup": groups}}
+        return measure.cgrouparch("tasks", tree, directory, pid_files={name: [file] for name, file in it.pid_files.items()})
 
 
 def some(it, misplaced, files):

@@ -1,5 +1,7 @@
 """Groups in the hierarchies of cpu, cpuacct and blkio (v2: one), one knob each: made, found to be right, removed again."""
 
+import pathlib
+import tempfile
 import time
 
 import measure
@@ -17,6 +19,7 @@ def run(bench, count):
             "libcgroup": lambda: libcgroup(bench, it, count),
             "cgcreate": lambda: one_by_one(bench, it, count),
             "cgroups-rs": lambda: cgroups_rs(bench, it, count),
+            "cgrouparch": lambda: cgrouparch(bench, it, count),
         })
     settled(bench, count)
     idle(bench, count)
@@ -85,6 +88,19 @@ def cgroups_rs(bench, it, count):
     directories(it, 0)
     add(bench, MAKE, count, "cgroups-rs", helper("cgroups-rs", "create", it.parent.lstrip("/"), count))
     add(bench, REMOVE, count, "cgroups-rs", helper("cgroups-rs", "remove", it.parent.lstrip("/"), count))
+
+
+def cgrouparch(bench, it, count):
+    """It knows two of the three hierarchies."""
+    directories(it, 0)
+    with tempfile.TemporaryDirectory() as directory:
+        for name in ("cpu", "blkio"):
+            pathlib.Path(directory, name).symlink_to(it.group(name, ""))
+        tree = {"cpu": {"sub_cgroup": {n: {"conf": {"share": int(KNOB[1])}} for n in names(count)}}, "blkio": {"sub_cgroup": {n: {} for n in names(count)}}}
+        made, found = measure.cgrouparch("make", tree, directory, passes=2)
+    add(bench, MAKE, count, "cgrouparch", made, "its port to Python 3; cpu and blkio alone")
+    add(bench, FIND, count, "cgrouparch", found, "it writes every knob again")
+    helper("remove", lines=[it.group(c, f"/{n}") for c in ("cpu", "blkio") for n in names(count)])
 
 
 def settled(bench, count):

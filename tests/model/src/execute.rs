@@ -193,7 +193,9 @@ impl<'a> Round<'a> {
         }
         let Marked::Ours(mark) = mark else { return };
         for action in self.plan.due().filter(|a| a.group == *group && a.hierarchy == self.label) {
-            if let Op::Write(Write { file, record: Some(want), .. }) = &action.op {
+            if let Op::Write(write) = &action.op
+                && let Write { file, record: Some(want), .. } = &**write
+            {
                 let old = mark.files.get(file);
                 if old.is_some_and(|o| o.want == *want) {
                     continue;

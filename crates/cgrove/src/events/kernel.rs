@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{Journal, News};
 use crate::hands::Hands;
-use crate::hints::{Drift, Ready};
+use crate::hints::{Drift, Ready, unheard};
 
 /// Announcements within this time are told together: a group comes in several hierarchies.
 const TOGETHER: Duration = Duration::from_millis(100);
@@ -65,13 +65,9 @@ async fn run(
         let counter = n.oom_counter()?;
         Ok((Ready::new(&n)?, Ready::new(&counter)?, Arc::new(counter), n))
     });
-    let (ready, dying, counter, mut notices) = match listening {
+    let (mut ready, dying, counter, mut notices) = match listening {
         Ok(listening) => listening,
-        Err(e) => {
-            warn!("the kernel cannot be listened to ({e}): no events, and drift is looked for every few seconds");
-            drift.set_blind(true);
-            return std::future::pending().await;
-        }
+        Err(e) => return deaf_from_now_on(&drift, &e).await,
     };
     let mut crossings = wait_for_pressure(notices.pressure());
     let asked = Arc::new(Mutex::new(Asked::default()));
@@ -94,7 +90,10 @@ async fn run(
                 tell(&config, &journal, &drift, heard);
             }
             () = ready.take(|| ()) => {
-                tokio::time::sleep(TOGETHER).await;
+                ready = match unheard(ready, TOGETHER).await {
+                    Ok(ready) => ready,
+                    Err(e) => return deaf_from_now_on(&drift, &e).await,
+                };
                 let heard = tokio::task::block_in_place(|| notices.drain());
                 if notices.lost() {
                     drift.set_blind(true);
@@ -114,6 +113,12 @@ async fn run(
             }
         }
     }
+}
+
+async fn deaf_from_now_on(drift: &Drift, why: &std::io::Error) {
+    warn!("the kernel cannot be listened to ({why}): no events, and drift is looked for every few seconds");
+    drift.set_blind(true);
+    std::future::pending().await
 }
 
 /// First what happened, then that something should be done about it.

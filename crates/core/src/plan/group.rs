@@ -269,7 +269,7 @@ impl GroupPlan<'_> {
             record: file.record,
             want: Some(file.want),
         };
-        widens.push(Action::new(self.hierarchy, self.path, Op::Write(write)));
+        widens.push(Action::new(self.hierarchy, self.path, Op::Write(write.into())));
     }
 
     fn write(
@@ -287,7 +287,7 @@ impl GroupPlan<'_> {
         let width = if is_bandwidth { bandwidth } else { file.want.width(now) };
         let held = self.reclaims(&file, existing, width);
         let op = |to: Vec<String>, want: Option<Want>| {
-            Op::Write(Write {
+            Op::Write(Box::new(Write {
                 file: file.file.clone(),
                 knob: file.knob.clone(),
                 from: from.clone(),
@@ -295,7 +295,7 @@ impl GroupPlan<'_> {
                 because: file.because.clone(),
                 record: file.record.clone(),
                 want,
-            })
+            }))
         };
         let action = |op| Action { held: held.clone(), ..Action::new(self.hierarchy, self.path, op) };
         if let (None, Want::Ids(ids)) = (width, &file.want) {

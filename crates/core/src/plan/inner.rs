@@ -62,7 +62,7 @@ pub(super) fn prepare(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath
         }
         steps.creates.push(act(
             path,
-            Op::Write(Write {
+            Op::Write(Box::new(Write {
                 file: SUBTREE.into(),
                 knob: SUBTREE.into(),
                 from: existing.map(|_| now.trim().to_owned()),
@@ -70,7 +70,7 @@ pub(super) fn prepare(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath
                 because: None,
                 record: None,
                 want: Some(want),
-            }),
+            })),
         ));
     }
     steps.creates.len() > before

@@ -30,6 +30,7 @@ fn kernel_text_becomes_cgrouparchs_values() {
     let io = "8:0 Read 5\n8:0 Write 6\n8:0 Sync 7\n8:0 Total 11\n8:16 Read 1\n8:16 Write 2\nTotal 14\n";
     assert_eq!(v1(R::BlkioBytes, io), r#"{"8:0":{"Read":5,"Write":6},"8:16":{"Read":1,"Write":2}}"#);
     assert_eq!(v1(R::BlkioBytes, "Total 0\n"), "{}");
+    assert_eq!(v1(R::BlkioBytes, " Read 5\n8:0 Read 1"), r#"{"8:0":{"Read":1}}"#);
     for odd in ["", "x", "-1", "01", "1 2", "\"", "123456789012345678901"] {
         assert_eq!(v1(R::CpuacctUsage, odd), "{}", "{odd:?}");
     }

@@ -74,9 +74,16 @@ fn digits(text: &[u8]) -> Option<&[u8]> {
     plain.then_some(text)
 }
 
+/// The lines of a file; the last one need not end.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = memchr::memchr_iter(b'\n', text).chain(text.last().is_some_and(|b| *b != b'\n').then_some(text.len()));
+    let mut from = 0;
+    ends.map(move |end| text.get(std::mem::replace(&mut from, end + 1)..end).unwrap_or_default())
+}
+
 /// The number after a key, in a file of lines `key number`.
 fn field<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
-    text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(key)).and_then(digits)
+    lines(text).find_map(|line| line.strip_prefix(key)).and_then(digits)
 }
 
 /// Appends `"key":number`, the number made larger by the zeros of its unit.
@@ -100,7 +107,7 @@ fn comma(out: &mut Vec<u8>) {
 
 /// The numbers behind each of the keys, in the file's order.
 fn members(out: &mut Vec<u8>, text: &[u8], keys: Keys) {
-    for line in text.split(|b| *b == b'\n') {
+    for line in lines(text) {
         for (prefix, key, zeros) in keys {
             if let Some(rest) = line.strip_prefix(*prefix) {
                 member(out, key, digits(rest), zeros);
@@ -130,7 +137,7 @@ fn memory_stat(version: Version, text: &[u8], out: &mut Vec<u8>) {
     // Before Linux 5.9 there is one number for both kinds.
     let refault: &[u8] = if version == Version::V1 { b"total_workingset_refault" } else { b"workingset_refault" };
     let mut refaults: Option<u64> = None;
-    for line in text.split(|b| *b == b'\n') {
+    for line in lines(text) {
         if let Some((prefix, key)) = keys.iter().find(|(prefix, _)| line.starts_with(prefix)) {
             member(out, key, digits(&line[prefix.len()..]), b"");
         } else if line.starts_with(refault)
@@ -147,7 +154,7 @@ fn memory_stat(version: Version, text: &[u8], out: &mut Vec<u8>) {
 
 /// `some avg10=0.12 avg60=0.00 avg300=0.00 total=345` lines.
 fn pressure(text: &[u8], out: &mut Vec<u8>) {
-    for line in text.split(|b| *b == b'\n') {
+    for line in lines(text) {
         let mut words = line.split(|b| *b == b' ');
         let kind = words.next().unwrap_or_default();
         let (mut average, mut total) = (None, None);
@@ -172,7 +179,7 @@ fn is_decimal(word: &[u8]) -> bool {
 
 /// v2's io.stat: `8:0 rbytes=1 wbytes=2 rios=3 ...`; a device without traffic has no numbers.
 fn io_stat(text: &[u8], reads: &[u8], writes: &[u8], out: &mut Vec<u8>) {
-    for line in text.split(|b| *b == b'\n') {
+    for line in lines(text) {
         // Linux 5.14 to 5.18 do not end the lines of idle disks: the last number before the keys is the disk's.
         let mut id: &[u8] = b"";
         let (mut read, mut written) = (None, None);
@@ -194,16 +201,20 @@ fn io_stat(text: &[u8], reads: &[u8], writes: &[u8], out: &mut Vec<u8>) {
 /// `8:0 Read 123` lines; Sync, Async, Discard and Total are left out.
 fn blkio(text: &[u8], out: &mut Vec<u8>) {
     let mut device: &[u8] = b"";
-    for line in text.split(|b| *b == b'\n') {
-        let mut words = line.splitn(3, |b| *b == b' ');
-        let (Some(id), Some(kind), Some(number)) = (words.next(), words.next(), words.next().and_then(digits)) else {
-            continue;
+    for line in lines(text) {
+        let Some(end) = line.iter().position(|b| *b == b' ') else { continue };
+        let (id, rest) = line.split_at(end);
+        let (key, number): (&[u8], _) = match rest {
+            [b' ', b'R', b'e', b'a', b'd', b' ', number @ ..] => (b"\"Read\":", number),
+            [b' ', b'W', b'r', b'i', b't', b'e', b' ', number @ ..] => (b"\"Write\":", number),
+            _ => continue,
         };
-        let is_id = id.iter().all(|b| b.is_ascii_digit() || *b == b':');
-        if !matches!(kind, b"Read" | b"Write") || !is_id {
+        if id.is_empty() || !id.iter().all(|b| b.is_ascii_digit() || *b == b':') {
             continue;
         }
-        if id == device {
+        let Some(number) = digits(number) else { continue };
+        // Byte by byte, which is shorter than a call.
+        if id.iter().eq(device) {
             out.push(b',');
         } else {
             if !device.is_empty() {
@@ -215,9 +226,8 @@ fn blkio(text: &[u8], out: &mut Vec<u8>) {
             }
             device = id;
         }
-        for part in [b"\"", kind, b"\":", number] {
-            out.extend_from_slice(part);
-        }
+        out.extend_from_slice(key);
+        out.extend_from_slice(number);
     }
     if !device.is_empty() {
         out.push(b'}');
