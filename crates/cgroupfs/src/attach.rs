@@ -88,8 +88,6 @@ pub fn left_unit(unit: &str, group: &GroupPath, pids: &[i32]) -> String {
 pub struct Misplaced {
     pub moves: Vec<Move>,
     pub left_alone: Vec<String>,
-    /// Processes that are where they belong, summed over hierarchies.
-    pub in_place: usize,
 }
 
 /// What a placement is compared with.
@@ -152,11 +150,9 @@ impl Check<'_> {
             let process = target.process;
             // cgroup.procs names a process as soon as one thread is inside; with a single thread that is all.
             if process.threads == 1 && listed.contains(&process.pid) {
-                out.in_place += 1;
                 continue;
             }
             let Some(from) = self.outside(process.pid, process.threads, &seat, seen) else {
-                out.in_place += 1;
                 continue;
             };
             let key = |pid| (pid, self.mount.label.clone());

@@ -1,5 +1,6 @@
 //! One pass over /proc: every process with its parent, start time and kind.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -25,19 +26,31 @@ const PF_EXITING: u64 = 0x0000_0004;
 /// All processes, with what rules look at besides. Ones that vanish during the pass are left out.
 pub fn scan(needs: Needs) -> (Processes, AllTraits) {
     let (mut out, mut traits) = (Processes::new(), AllTraits::new());
-    let Ok(proc) = std::fs::File::open("/proc") else { return (out, traits) };
+    scan_again(needs, &mut out, &mut traits);
+    (out, traits)
+}
+
+/// Adds those that were born since, and says which; leaves out those that are gone.
+pub fn scan_again(needs: Needs, processes: &mut Processes, traits: &mut AllTraits) -> HashSet<i32> {
+    let (mut born, mut listed) = (HashSet::new(), HashSet::new());
+    let Ok(proc) = std::fs::File::open("/proc") else { return born };
     let mut buffer = [0; LONGEST_STAT];
     for entry in Dir::read_from(&proc).into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok());
-        let Some(process) = pid.and_then(|pid| stat(proc.as_fd(), format!("{pid}/stat"), &mut buffer)) else {
+        let Some(pid) = entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        listed.insert(pid);
+        if processes.contains_key(&pid) {
             continue;
-        };
-        if needs.any() && !process.kernel {
-            traits.insert(process.pid, traits_of(&proc_dir(process.pid), needs));
         }
-        out.insert(process.pid, process);
+        let Some(process) = stat(proc.as_fd(), format!("{pid}/stat"), &mut buffer) else { continue };
+        if needs.any() && !process.kernel {
+            traits.insert(pid, traits_of(&proc_dir(pid), needs));
+        }
+        processes.insert(pid, process);
+        born.insert(pid);
     }
-    (out, traits)
+    processes.retain(|pid, _| listed.contains(pid));
+    traits.retain(|pid, _| listed.contains(pid));
+    born
 }
 
 fn traits_of(dir: &Path, needs: Needs) -> Traits {
@@ -146,5 +159,19 @@ mod tests {
         assert!(traits[&me].exe.starts_with('/') && traits[&me].cmdline.contains("cgrove"));
         assert_eq!(all.get(&me).map(|p| p.start), read(me).map(|p| p.start));
         assert!(all[&me].threads >= 1);
+    }
+
+    #[test]
+    fn the_next_scan_tells_who_was_born_and_forgets_who_ended() {
+        let (mut all, mut traits) = scan(Needs::default());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let born = scan_again(Needs::default(), &mut all, &mut traits);
+        assert!(born.contains(&pid) && all.contains_key(&pid));
+        assert!(!scan_again(Needs::default(), &mut all, &mut traits).contains(&pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        scan_again(Needs::default(), &mut all, &mut traits);
+        assert!(!all.contains_key(&pid));
     }
 }

@@ -1,7 +1,8 @@
 //! Processes: which ones the pid files name, where they belong, and moving the misplaced. One pass over /proc
 //! serves all pid files and hierarchies. Blocking; the reconciler calls it.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use cgrove_cgroupfs::attach::{self, Misplaced, Move, Origins, Scene};
@@ -10,8 +11,8 @@ use cgrove_cgroupfs::lock::daemon;
 use cgrove_cgroupfs::{Fault, pidfile, procs, view};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::placement::{Census, Claim, Placement, Process, Rule, may_match};
-use cgrove_core::rules::{Known, Needs, Traits};
+use cgrove_core::placement::{Census, Claim, Placement, Process, Processes, Rule, may_match};
+use cgrove_core::rules::{AllTraits, Known, Needs, Traits};
 
 use crate::units;
 use cgrove_config::Config;
@@ -160,21 +161,35 @@ impl Subject<'_> {
         origins: &mut Origins,
         pids: &[i32],
     ) -> (Look, Vec<(Option<GroupPath>, String)>) {
-        let (claims, mut problems) = claims(self.config, self.desired);
-        problems.extend(sources.problems.iter().cloned());
+        let moment = self.moment(sources);
+        let reasons = pids.iter().map(|pid| self.census(sources, &moment).why(*pid)).collect();
+        (self.compare(sources, &moment, origins, None), reasons)
+    }
+
+    fn moment(&self, sources: &Sources) -> Moment {
+        let (claims, problems) = claims(self.config, self.desired);
         let (processes, traits) = procs::scan(sources.needs);
-        origins.retain(&processes);
+        Moment { claims, problems, processes, traits }
+    }
+
+    fn census<'a>(&self, sources: &'a Sources, moment: &'a Moment) -> Census<'a> {
         let own = i32::try_from(std::process::id()).unwrap_or(0);
-        let census = Census {
-            claims: &claims,
+        Census {
+            claims: &moment.claims,
             rules: &sources.rules,
             known: &sources.known,
-            processes: &processes,
-            traits: &traits,
+            processes: &moment.processes,
+            traits: &moment.traits,
             daemons: [own, daemon(self.host, self.config.parents()).unwrap_or(own)],
-        };
-        let mut placement = census.place();
-        let reasons = pids.iter().map(|pid| census.why(*pid)).collect();
+        }
+    }
+
+    /// Where processes belong, and who is elsewhere: of all of them, or `only` of these.
+    fn compare(&self, sources: &Sources, moment: &Moment, origins: &mut Origins, only: Option<&HashSet<i32>>) -> Look {
+        origins.retain(&moment.processes);
+        let mut placement = self.census(sources, moment).place();
+        let mut problems = moment.problems.clone();
+        problems.extend(sources.problems.iter().cloned());
         problems.append(&mut placement.problems);
         let scene = Scene {
             host: self.host,
@@ -183,31 +198,43 @@ impl Subject<'_> {
             protected: &self.config.cgroup.policy.protected,
             refused: self.refused,
         };
-        let misplaced = scene.misplaced(&placement, origins);
-        (Look { placement, misplaced, named: claims.len(), problems }, reasons)
+        let looked_at = only.map_or(Cow::Borrowed(&placement), |pids| Cow::Owned(placement.only(pids)));
+        let misplaced = scene.misplaced(&looked_at, origins);
+        Look { placement, misplaced, named: moment.claims.len(), problems }
     }
 
     /// Moves what is misplaced, until a pass finds nothing new.
     pub(crate) fn sync(&self, sources: &Sources, origins: &mut Origins) -> Synced {
         let mut moved = BTreeSet::new();
         let mut faults: Vec<(Move, Fault)> = Vec::new();
-        let mut pass = 0;
-        loop {
-            let look = self.look(sources, origins);
-            let key = |m: &Move| (m.pid, m.start, m.hierarchy.clone());
-            let refused: BTreeSet<_> = faults.iter().map(|(m, _)| key(m)).collect();
-            let moves = look.misplaced.moves.iter().filter(|m| !refused.contains(&key(m)));
-            let moves: Vec<Move> = moves.cloned().collect();
-            pass += 1;
-            if moves.is_empty() || pass > PASSES {
-                return Synced { look, moved: moved.len(), faults, left_units: origins.units() };
+        let mut moment = self.moment(sources);
+        let mut look = self.compare(sources, &moment, origins, None);
+        for _ in 0..PASSES {
+            let moves = std::mem::take(&mut look.misplaced.moves);
+            if moves.is_empty() {
+                break;
             }
             let result = attach::run(self.host, self.config.parents(), &moves);
             origins.left(&moves, &result.done);
             moved.extend(result.done);
             faults.extend(result.faults);
+            // Only who was born meanwhile may have been born outside; all others were looked at.
+            let born = procs::scan_again(sources.needs, &mut moment.processes, &mut moment.traits);
+            let mut before = std::mem::take(&mut look.misplaced.left_alone);
+            look = self.compare(sources, &moment, origins, Some(&born));
+            before.append(&mut look.misplaced.left_alone);
+            look.misplaced.left_alone = before;
         }
+        Synced { look, moved: moved.len(), faults, left_units: origins.units() }
     }
+}
+
+/// What pid files say, and who runs.
+struct Moment {
+    claims: Vec<Claim>,
+    problems: Vec<String>,
+    processes: Processes,
+    traits: AllTraits,
 }
 
 /// Every pid that a source names, in document order.

@@ -3,7 +3,7 @@
 
 mod matcher;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use self::matcher::Matcher;
 use crate::ids::GroupPath;
@@ -62,6 +62,16 @@ pub struct Placement {
     pub groups: BTreeMap<GroupPath, Vec<Target>>,
     /// Claims that were not honoured, each with its reason.
     pub problems: Vec<String>,
+}
+
+impl Placement {
+    /// These processes alone, if they belong anywhere.
+    #[must_use]
+    pub fn only(&self, pids: &HashSet<i32>) -> Self {
+        let some = |targets: &Vec<Target>| targets.iter().filter(|t| pids.contains(&t.process.pid)).copied().collect();
+        let groups = self.groups.iter().map(|(path, targets)| (path.clone(), some(targets)));
+        Self { groups: groups.filter(|(_, targets): &(_, Vec<_>)| !targets.is_empty()).collect(), problems: Vec::new() }
+    }
 }
 
 /// What names a process: the first of pid files (the deepest path wins, then document order) and rules in order.
