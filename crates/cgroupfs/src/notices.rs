@@ -5,11 +5,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
@@ -19,63 +17,12 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 mod ask;
 mod look;
 mod pressure;
+mod told;
 
 pub use ask::{Asked, Threshold, Trigger};
 use look::Watched;
 pub use pressure::Pressure;
-
-/// A group's directory in one hierarchy. Copies share their text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    pub hierarchy: Arc<str>,
-    pub version: Version,
-    pub group: GroupPath,
-    pub dir: Arc<Path>,
-    /// Its directory's inode, if somebody has just looked.
-    pub inode: Option<u64>,
-    /// Just made by whoever tells of it: it was empty, and what it counts is news.
-    pub made: bool,
-}
-
-impl Place {
-    /// The directory's inode, which tells a group from another that was made in its place; `None` without one.
-    fn look(&self) -> Option<u64> {
-        self.inode.or_else(|| fs::metadata(&self.dir).map(|m| m.ino()).ok())
-    }
-}
-
-/// What was announced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
-    pub hierarchy: Arc<str>,
-    pub group: GroupPath,
-    pub what: What,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
-    Appeared,
-    Disappeared,
-    Populated,
-    Empty,
-    /// A counter of memory's events grew by so much.
-    Memory {
-        key: &'static str,
-        count: u64,
-    },
-    /// The threshold with this number was crossed.
-    Pressure {
-        threshold: usize,
-    },
-}
-
-/// What a look at the announcements came to.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Heard {
-    pub notices: Vec<Notice>,
-    /// A group or knob changed, or announcements were lost: the tree has to be read again.
-    pub tree: bool,
-}
+pub use told::{Heard, Notice, Place, What};
 
 /// What happens to groups and their files.
 const TREE: AddWatchFlags = AddWatchFlags::IN_CREATE

@@ -68,7 +68,7 @@ fn run(args: &Args, traces: &Traces) -> Result<u8, Exit> {
     match &args.command {
         Command::Run => {
             let config = document::load(args)?;
-            crate::memory::large_pieces_go_back();
+            crate::memory::one_heap();
             crate::privileges::drop_all_but_needed(&config);
             let hands = Hands::begin().map_err(|e| Exit::unavailable(format!("cannot start: {e}")))?;
             cgrove_cgroupfs::view::prepare();

@@ -1,13 +1,14 @@
 //! The allocator keeps what was freed; after the work on a large tree that is most of the process.
 
-/// Large pieces of memory go back to the kernel when they are freed. By itself glibc stops doing so with the first one, and
-/// then keeps the room that long lists took. To be called before there are other threads.
-pub(crate) fn large_pieces_go_back() {
+/// One heap for all threads. By itself glibc gives each thread one of its own, and what one of them has freed is of no use to
+/// another, nor is it given back. (Giving back all large pieces at once saves as much, and made each long answer to a client
+/// four times as dear: the kernel has to clear the same pages again and again.) To be called before there are other threads.
+pub(crate) fn one_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: glibc's mallopt(3) changes nothing but how memory is had from then on.
     #[allow(unsafe_code, reason = "glibc has no other way")]
     unsafe {
-        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, 128 << 10);
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
     }
 }
 

@@ -61,8 +61,8 @@ def knobs(bench, count=1000):
 
 
 def exponents(rows):
-    """Of each kind of work: how cost grows between the two largest amounts, as a power of the amount. Where the bare calls were
-    measured too, beyond them: they have steps of their own, as where no more files can stay open."""
+    """Of each kind of work: how cost grows to the largest amount from one that is at most a quarter of it, as a power of the amount.
+    Where the bare calls were measured too, beyond them: they have steps of their own, as where no more files can stay open."""
     bare = {(r["work"], r["count"]): r["median"] for r in rows if r["who"] == FLOOR}
     kinds = {}
     for row in rows:
@@ -71,6 +71,7 @@ def exponents(rows):
     for work, points in kinds.items():
         points = sorted(p for p in points if p[1] > 0)
         if len(points) > 2:
-            (n, a), (m, b) = points[-2:]
+            m, b = points[-1]
+            n, a = next((p for p in reversed(points) if p[0] * 4 <= m), points[0])
             below, above = bare.get((work, n), n), bare.get((work, m), m)
             yield work, 1 + math.log((b / above) / (a / below)) / math.log(m / n)
