@@ -2,11 +2,12 @@
 //!
 //! Each does what a node does: it connects, reads and watches the document and the two ACLs, reads again when told, every
 //! 30 s, and after each reconnect, and begins a new session after the same pauses. SPREAD is 1 as in the program, or 0 for
-//! pauses that are the same for all. Every 100 ms a line of JSON: sessions that are connected, the newest version and how
-//! many have it, sessions begun and reads done so far.
+//! pauses that are the same for all. Every 100 ms a line of JSON: sessions that there are, the newest version and how
+//! many have it, sessions begun and reads done so far, and why there was no session, how often.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -27,6 +28,15 @@ struct Counts {
     begun: AtomicU64,
     reads: AtomicU64,
     bytes: AtomicU64,
+    /// Why there was no session, and how often.
+    failures: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Counts {
+    fn fail(&self, why: &str) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures.entry(why.to_owned()).or_default() += 1;
+    }
 }
 
 #[tokio::main]
@@ -42,6 +52,7 @@ async fn main() {
         begun: AtomicU64::new(0),
         reads: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
+        failures: Mutex::default(),
     });
     for i in 0..sessions {
         let node = Node { hosts: hosts.clone(), znode: znode.clone(), spread, counts: counts.clone() };
@@ -58,6 +69,7 @@ async fn main() {
             "at": began.elapsed().as_secs_f64(), "connected": counts.connected.load(Relaxed), "newest": newest,
             "have": counts.have[newest.max(0) as usize % 64].load(Relaxed), "begun": counts.begun.load(Relaxed),
             "reads": counts.reads.load(Relaxed), "bytes": counts.bytes.load(Relaxed),
+            "failures": *counts.failures.lock().unwrap_or_else(PoisonError::into_inner),
         });
         println!("{line}");
     }
@@ -85,10 +97,14 @@ impl Node {
                 .with_session_timeout(SESSION)
                 .with_connection_timeout(Duration::from_secs(3));
             connector = connector.with_auth("digest", b"user:password");
-            if let Ok(Ok(client)) = tokio::time::timeout(SESSION + OPERATION, connector.connect(&self.hosts)).await {
-                self.counts.connected.fetch_add(1, Relaxed);
-                self.session(&client, &mut attempt, &mut version).await;
-                self.counts.connected.fetch_sub(1, Relaxed);
+            match tokio::time::timeout(SESSION + OPERATION, connector.connect(&self.hosts)).await {
+                Ok(Ok(client)) => {
+                    self.counts.connected.fetch_add(1, Relaxed);
+                    self.session(&client, &mut attempt, &mut version).await;
+                    self.counts.connected.fetch_sub(1, Relaxed);
+                }
+                Ok(Err(e)) => self.counts.fail(&e.to_string()),
+                Err(_) => self.counts.fail("no answer"),
             }
             let millis = BACKOFF[attempt.min(BACKOFF.len() - 1)];
             tokio::time::sleep(self.pause(Duration::from_millis(millis))).await;
@@ -149,9 +165,7 @@ impl Node {
         loop {
             match state.changed().await {
                 SessionState::Disconnected => {
-                    self.counts.connected.fetch_sub(1, Relaxed);
                     let next = state.changed().await;
-                    self.counts.connected.fetch_add(1, Relaxed);
                     if matches!(next, SessionState::SyncConnected | SessionState::ConnectedReadOnly) {
                         return false;
                     }
