@@ -109,6 +109,15 @@ def cgrouparch(do, tree, directory, passes=1, **more):
     return milliseconds(json.loads(done.stdout))
 
 
+@contextlib.contextmanager
+def cgrouparch_dir(it):
+    """The node's groups of cpu and blkio, where cgrouparch looks for whole hierarchies."""
+    with tempfile.TemporaryDirectory() as directory:
+        for name in ("cpu", "blkio"):
+            pathlib.Path(directory, name).symlink_to(it.group(name, ""))
+        yield directory
+
+
 # -- results ----------------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,9 @@ use crate::mark::Identity;
 use crate::paths::{Tree, cgroup_of};
 use crate::{Fault, procs};
 
+/// Where the kernel shows everybody who is on the way out, in every v1 hierarchy.
+const ROOT: &str = "/";
+
 /// A process that is not where it belongs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Move {
@@ -181,8 +184,6 @@ impl Check<'_> {
 
     /// The place of a thread that is neither in the group nor below it; `None` when all are, or the process is gone.
     fn outside(&self, pid: i32, threads: u32, seat: &GroupPath, seen: &mut Seen) -> Option<String> {
-        // Whoever is on its way out is shown at v1's root.
-        let may_exit = |at: &str| at == "/";
         let away = |text: &str| {
             let place = cgroup_of(text, &self.mount.label)?;
             let inside = self.tree.group_of(&place).is_some_and(|g| g == *seat || g.is_below(self.path));
@@ -192,11 +193,11 @@ impl Check<'_> {
             let dir = proc_dir(pid);
             let read = || (text(&dir.join("cgroup")).ok(), OnceCell::new());
             let (text, exiting) = seen.cgroups.entry(pid).or_insert_with(read);
-            return away(text.as_deref()?).filter(|at| !may_exit(at) || !exiting.get_or_init(|| procs::exiting(&dir)));
+            return away(text.as_deref()?).filter(|at| at != ROOT || !exiting.get_or_init(|| procs::exiting(&dir)));
         }
         let tasks = std::fs::read_dir(proc_dir(pid).join("task")).ok()?;
         tasks.flatten().find_map(|task| {
-            away(&text(&task.path().join("cgroup")).ok()?).filter(|at| !may_exit(at) || !procs::exiting(&task.path()))
+            away(&text(&task.path().join("cgroup")).ok()?).filter(|at| at != ROOT || !procs::exiting(&task.path()))
         })
     }
 

@@ -116,9 +116,7 @@ def run(bench, count=5000, files=50, misplaced=500):
 
 def cgrouparch(it):
     """It reads all of /proc for each pid file and hierarchy, and writes every pid again."""
-    with tempfile.TemporaryDirectory() as directory:
-        for name in ("cpu", "blkio"):
-            pathlib.Path(directory, name).symlink_to(it.group(name, ""))
+    with measure.cgrouparch_dir(it) as directory:
         groups = {name: {"conf": {}} for name in it.pid_files}
         tree = {"cpu": {"sub_cgroup": groups}, "blkio": {"sub_cgroup": groups}}
         return measure.cgrouparch("tasks", tree, directory, pid_files={name: [file] for name, file in it.pid_files.items()})

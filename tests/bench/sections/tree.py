@@ -1,7 +1,5 @@
 """Groups in the hierarchies of cpu, cpuacct and blkio (v2: one), one knob each: made, found to be right, removed again."""
 
-import pathlib
-import tempfile
 import time
 
 import measure
@@ -93,9 +91,7 @@ def cgroups_rs(bench, it, count):
 def cgrouparch(bench, it, count):
     """It knows two of the three hierarchies."""
     directories(it, 0)
-    with tempfile.TemporaryDirectory() as directory:
-        for name in ("cpu", "blkio"):
-            pathlib.Path(directory, name).symlink_to(it.group(name, ""))
+    with measure.cgrouparch_dir(it) as directory:
         tree = {"cpu": {"sub_cgroup": {n: {"conf": {"share": int(KNOB[1])}} for n in names(count)}}, "blkio": {"sub_cgroup": {n: {} for n in names(count)}}}
         made, found = measure.cgrouparch("make", tree, directory, passes=2)
     add(bench, MAKE, count, "cgrouparch", made, "its port to Python 3; cpu and blkio alone")
