@@ -1,6 +1,7 @@
 """Processes named by pid files, moved whole, with their children, and no other."""
 
 import os
+import signal
 import subprocess
 import time
 
@@ -179,3 +180,28 @@ def test_shares_divide_one_cpu_while_pid_files_put_processes_there(node, process
     left, right, low, high = (now - then for now, then in zip(usage(), before))
     # Without shares both would be 1; others on the same CPU blur them.
     assert 1.5 < right / left < 2.6 and 1.8 < high / low < 4, (left, right, low, high)
+
+
+BREED = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    if not os.fork():
+        time.sleep(20)
+        os._exit(0)
+    time.sleep(0.002)
+"""
+
+
+def test_children_born_during_the_move_are_fetched(node, processes):
+    """After one `apply` nobody is outside, though the parent forks all the time."""
+    node.write_tree(cpu_tree({"a": 5}))
+    breeder = processes("/usr/bin/python3", "-c", BREED)
+    node.configure(pid_files={"a": node.pid_file("breeder.pid", breeder.pid)})
+    time.sleep(1)
+    before = set(kit.descendants(breeder.pid))
+    node.run("apply", check=0)
+    breeder.send_signal(signal.SIGSTOP)
+    after = set(kit.descendants(breeder.pid))
+    assert len(before) > 50 and len(after - before) > 5, "it forks too seldom to tell"
+    assert not [pid for pid in after if not at(node, pid, "/a")]
