@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use cgrove_core::actual::{Actual, Mark, Marked, Set, Version};
+use cgrove_core::actual::{Actual, Group, Hierarchy, Mark, Marked, Set, Version};
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Op, Write};
 use nix::libc;
@@ -49,7 +49,7 @@ pub struct Apply<'a> {
     host: &'a Host,
     identity: &'a Identity,
     page: u64,
-    /// Marks as they should be; written before the knobs, so that a crash in between forgets nothing.
+    /// Marks, as they should be, of groups that something is done to; written before the knobs, so that a crash in between forgets nothing.
     marks: HashMap<Key, Mark>,
     dirty: BTreeSet<Key>,
     /// What each group is about to get.
@@ -65,18 +65,16 @@ pub struct Apply<'a> {
 
 impl<'a> Apply<'a> {
     pub fn new(host: &'a Host, identity: &'a Identity, actual: &Actual, actions: &[Action]) -> Self {
+        let hierarchies: HashMap<&str, &Hierarchy> = actual.hierarchies.iter().map(|h| (h.label.as_str(), h)).collect();
         let mut marks = HashMap::new();
-        for hierarchy in &actual.hierarchies {
-            for (path, group) in &hierarchy.groups {
-                if let Some(mark) = group.ours() {
-                    marks.insert((hierarchy.label.clone(), path.clone()), mark.clone());
-                }
-            }
-        }
         let mut pending: BTreeMap<Key, Vec<(String, String)>> = BTreeMap::new();
         let mut going = BTreeSet::new();
         for action in actions.iter().filter(|a| a.held.is_none()) {
             let key = (action.hierarchy.clone(), action.group.clone());
+            let existing = hierarchies.get(key.0.as_str()).and_then(|h| h.groups.get(&key.1));
+            if let Some(mark) = existing.and_then(Group::ours).filter(|_| !marks.contains_key(&key)) {
+                marks.insert(key.clone(), mark.clone());
+            }
             match &action.op {
                 Op::Write(write) => {
                     let entry = write.record.iter().map(|record| (write.file.clone(), record.clone()));

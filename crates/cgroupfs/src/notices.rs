@@ -15,14 +15,16 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 mod ask;
+mod known;
 mod look;
 mod pressure;
 mod told;
 
 pub use ask::{Asked, Threshold, Trigger};
+use known::Known;
 use look::Watched;
 pub use pressure::Pressure;
-pub use told::{Heard, Notice, Place, What};
+pub use told::{Ground, Heard, Notice, Place, What};
 
 /// What happens to groups and their files.
 const TREE: AddWatchFlags = AddWatchFlags::IN_CREATE
@@ -39,11 +41,8 @@ pub struct Notices {
     inotify: Inotify,
     /// v1: the kernel counts here whenever a group is out of memory.
     oom: EventFd,
-    /// With the inode that is watched: nothing tells that a group was made anew.
-    watched: HashMap<Arc<Path>, (WatchDescriptor, u64)>,
+    known: Known,
     places: HashMap<WatchDescriptor, Box<Watched>>,
-    /// Groups that are there, by hierarchy and path: is it new, and nobody has looked into it yet?
-    present: HashMap<(Arc<str>, GroupPath), bool>,
     pressure: Arc<Pressure>,
     triggers: BTreeMap<u64, Trigger>,
     next_trigger: u64,
@@ -59,9 +58,8 @@ impl Notices {
         Ok(Self {
             inotify: Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?,
             oom: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
-            watched: HashMap::new(),
+            known: Known::default(),
             places: HashMap::new(),
-            present: HashMap::new(),
             pressure: Arc::new(Pressure::new()?),
             triggers: BTreeMap::new(),
             next_trigger: 0,
@@ -93,52 +91,59 @@ impl Notices {
 
     /// Says whether any place was not watched before.
     fn watch(&mut self, places: &[Place], mut out: Vec<Notice>) -> (Vec<Notice>, bool) {
-        let mut old = std::mem::take(&mut self.watched);
+        let mut kept = HashSet::with_capacity(places.len());
         let mut made = HashSet::new();
         let mut added = false;
         self.unwatched = 0;
         for place in places {
-            let inode = place.look().unwrap_or_default();
-            match old.remove(&place.dir) {
-                Some((wd, watched)) if watched == inode => {
-                    self.watched.insert(place.dir.clone(), (wd, watched));
+            let inode = place.look();
+            let (hierarchy, group) = place.key();
+            if let Some(wd) = self.known.watch(hierarchy, group) {
+                // Nothing tells that a group was made anew.
+                if inode.is_some() && self.places.get(&wd).is_some_and(|w| w.place.inode == inode) {
+                    kept.insert(wd);
                     continue;
                 }
-                Some((stale, _)) => self.unwatch(stale),
-                None => {}
+                self.unwatch(wd);
             }
             added = true;
-            let Ok(wd) = self.inotify.add_watch(&*place.dir, TREE) else {
+            let Ok(wd) = self.inotify.add_watch(&place.dir(), TREE) else {
                 self.unwatched += 1;
                 continue;
             };
-            self.watched.insert(place.dir.clone(), (wd, inode));
-            self.appear(place.hierarchy.clone(), place.group.clone(), &mut out);
-            let key = (place.hierarchy.clone(), place.group.clone());
-            let appeared = self.present.get_mut(&key).is_some_and(std::mem::take) && self.begun;
+            kept.insert(wd);
+            self.known.set_watch(place.hierarchy(), group, wd);
+            self.known.appear(place.hierarchy(), group.clone(), &mut out);
+            let appeared = self.known.look_into(hierarchy, group) && self.begun;
             let new = place.made || appeared;
-            self.places.insert(wd, Box::new(if new { Watched::made(place) } else { Watched::found(place) }));
+            let mut watched = if new { Watched::made(place) } else { Watched::found(place) };
+            watched.place.inode = inode;
+            self.places.insert(wd, Box::new(watched));
             if new {
                 made.insert(wd);
             }
             // What was there before it was watched.
-            for name in children(&place.dir) {
-                if let Some(group) = place.group.child(&name) {
-                    self.appear(place.hierarchy.clone(), group, &mut out);
+            for name in children(&place.dir()) {
+                if let Some(group) = group.child(&name) {
+                    self.known.appear(place.hierarchy(), group, &mut out);
                 }
             }
         }
-        for (wd, _) in old.into_values() {
+        let stale: Vec<_> = self.places.keys().filter(|wd| !kept.contains(wd)).copied().collect();
+        for wd in stale {
             self.unwatch(wd);
         }
-        let dirs: HashSet<&Path> = places.iter().map(|p| &*p.dir).collect();
-        let kept = std::mem::take(&mut self.triggers).into_iter();
-        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = kept.partition(|(_, t)| dirs.contains(t.dir()));
-        self.triggers = kept;
-        ask::close(gone.into_values().collect());
+        if !self.triggers.is_empty() {
+            let listed: HashSet<_> = places.iter().map(Place::key).collect();
+            let kept = std::mem::take(&mut self.triggers).into_iter();
+            let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                kept.partition(|(_, t)| listed.contains(&t.place.key()));
+            self.triggers = kept;
+            ask::close(gone.into_values().collect());
+        }
         if !self.begun {
             self.begun = true;
-            self.present.values_mut().for_each(|new| *new = false);
+            self.known.nothing_is_new();
             out.clear();
         }
         look::look(
@@ -150,41 +155,36 @@ impl Notices {
 
     /// Every place anew, and what is different from before.
     fn look_at_all(&mut self, places: &[Place], out: Vec<Notice>) -> (Vec<Notice>, bool) {
-        for (wd, _) in std::mem::take(&mut self.watched).into_values() {
+        for wd in self.places.keys().copied().collect::<Vec<_>>() {
             self.unwatch(wd);
         }
         let (mut out, added) = self.watch(places, out);
-        let dirs: HashMap<_, _> = places.iter().map(|p| ((&*p.hierarchy, &p.group), &p.dir)).collect();
-        let gone = self.present.keys().filter(|(hierarchy, group)| {
-            let own = dirs.get(&(&**hierarchy, group)).map(|dir| dir.to_path_buf());
-            let below = || Some(dirs.get(&(&**hierarchy, &group.up()?))?.join(group.name()));
-            !own.or_else(below).is_some_and(|dir| dir.is_dir())
-        });
-        for (hierarchy, group) in gone.cloned().collect::<Vec<_>>() {
-            self.disappear(hierarchy, group, &mut out);
+        let listed: HashMap<_, _> = places.iter().map(|p| (p.key(), &p.ground.tree)).collect();
+        let stands = |hierarchy: &str, group: &GroupPath| {
+            let at = |group: &GroupPath| listed.get(&(hierarchy, group)).copied();
+            let tree = at(group).or_else(|| at(&group.up()?));
+            tree.is_some_and(|tree| tree.dir(group).is_dir())
+        };
+        let gone = self.known.present().filter(|(hierarchy, group)| !stands(hierarchy, group));
+        let gone: Vec<_> = gone.map(|(hierarchy, group)| (hierarchy.clone(), group.clone())).collect();
+        for (hierarchy, group) in gone {
+            self.known.disappear(&hierarchy, group, &mut out);
         }
         (out, added)
     }
 
     fn unwatch(&mut self, wd: WatchDescriptor) {
-        self.places.remove(&wd);
+        self.forget(wd);
         let _ = self.inotify.rm_watch(wd);
     }
 
-    fn appear(&mut self, hierarchy: Arc<str>, group: GroupPath, out: &mut Vec<Notice>) {
-        let key = (hierarchy.clone(), group.clone());
-        if !group.is_leaf() && !self.present.contains_key(&key) {
-            self.present.insert(key, true);
-            out.push(Notice { hierarchy, group, what: What::Appeared });
+    /// Was it watched?
+    fn forget(&mut self, wd: WatchDescriptor) -> bool {
+        let gone = self.places.remove(&wd);
+        if let Some((hierarchy, group)) = gone.as_ref().map(|watched| watched.place.key()) {
+            self.known.unwatch(hierarchy, group);
         }
-    }
-
-    fn disappear(&mut self, hierarchy: Arc<str>, group: GroupPath, out: &mut Vec<Notice>) {
-        let key = (hierarchy, group);
-        if self.present.remove(&key).is_some() {
-            let (hierarchy, group) = key;
-            out.push(Notice { hierarchy, group, what: What::Disappeared });
-        }
+        gone.is_some()
     }
 
     /// For the kernel: v1 groups that are out of memory are counted here. To be polled as well.
@@ -238,21 +238,18 @@ impl Notices {
                 }
                 if event.mask.contains(AddWatchFlags::IN_IGNORED) {
                     // The directory is gone; one of the same name is a new one to watch.
-                    if let Some(gone) = self.places.remove(&event.wd) {
-                        self.watched.remove(&gone.place.dir);
-                        tree = true;
-                    }
+                    tree |= self.forget(event.wd);
                     continue;
                 }
                 let name = event.name.as_ref().and_then(|n| n.to_str()).unwrap_or_default();
                 let Some(place) = self.places.get(&event.wd).map(|w| &w.place) else { continue };
                 let directory = event.mask.contains(AddWatchFlags::IN_ISDIR);
                 if directory && let Some(group) = place.group.child(name) {
-                    let hierarchy = place.hierarchy.clone();
+                    let hierarchy = place.hierarchy();
                     if event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
-                        self.appear(hierarchy, group, &mut out);
+                        self.known.appear(hierarchy, group, &mut out);
                     } else {
-                        self.disappear(hierarchy, group, &mut out);
+                        self.known.disappear(hierarchy, group, &mut out);
                     }
                 }
                 if matches!(name, "cgroup.events" | "memory.events" | "memory.events.local") {

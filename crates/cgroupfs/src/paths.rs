@@ -8,7 +8,7 @@ use cgrove_core::ids::GroupPath;
 use crate::host::{Mount, Parents, V2_LABEL};
 
 /// One hierarchy from the managed parent downwards.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     pub version: Version,
     /// The mount point.

@@ -8,7 +8,7 @@ use cgrove_cgroupfs::apply::{Apply, Outcome};
 use cgrove_cgroupfs::attach::Origins;
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::lock::{Lock, LockError};
-use cgrove_cgroupfs::notices::Place;
+use cgrove_cgroupfs::notices::{Ground, Place};
 use cgrove_cgroupfs::observe::{Scope, lingering, parents_stand};
 use cgrove_cgroupfs::paths::Tree;
 use cgrove_cgroupfs::{Fault, lock};
@@ -287,12 +287,10 @@ fn places(
     for mount in host.with(desired.controllers) {
         let tree = Tree::new(mount, config.parents());
         let seen = actual.hierarchies.iter().find(|h| h.label == mount.label).filter(|_| outcomes.is_empty());
-        let hierarchy: Arc<str> = mount.label.as_str().into();
+        let ground = Arc::new(Ground { hierarchy: mount.label.as_str().into(), tree });
         let place = |group: &GroupPath| Place {
-            hierarchy: hierarchy.clone(),
-            version: mount.version,
+            ground: ground.clone(),
             group: group.clone(),
-            dir: tree.dir(group).into(),
             inode: seen.and_then(|h| h.groups.get(group)?.inode),
             made: made.contains(&(mount.label.as_str(), group)),
         };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Controller, ControllerSet, GroupPath};
@@ -65,7 +66,7 @@ pub struct Group {
     /// Whose it is.
     pub mark: Marked,
     /// Contents of the files that the plan may compare.
-    pub values: BTreeMap<String, String>,
+    pub values: LiteMap<String, String>,
     /// The daemon itself runs here, or it holds kernel threads or others that may not move.
     pub pinned: Option<&'static str>,
     /// Frozen: draining would thaw its processes.
@@ -113,7 +114,7 @@ pub struct Mark {
     /// The managed parent, absolute from the hierarchy's root.
     pub parent: String,
     /// The files that we set.
-    pub files: BTreeMap<String, Set>,
+    pub files: LiteMap<String, Set>,
 }
 
 /// A file that we set: what for, and what the kernel made of it.

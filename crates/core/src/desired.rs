@@ -1,8 +1,7 @@
 //! The desired tree: what both document forms come to.
 
-use std::collections::BTreeMap;
-
 use indexmap::IndexMap;
+use litemap::LiteMap;
 
 use crate::ids::{Controller, ControllerSet, GroupPath};
 use crate::knobs::Value;
@@ -23,7 +22,7 @@ pub struct Group {
     /// The controllers whose hierarchies hold it.
     pub controllers: ControllerSet,
     /// Typed knobs by their name in the document.
-    pub knobs: BTreeMap<&'static str, Value>,
+    pub knobs: LiteMap<&'static str, Value>,
     /// Raw files: name and text, written as they are.
     pub files: IndexMap<String, String>,
     /// Where its processes come from: paths and globs of pid files.

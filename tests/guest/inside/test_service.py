@@ -178,7 +178,7 @@ def test_the_watchdog_ends_a_daemon_that_hangs(sleeper):
     run("systemctl", "restart", "cgrove")
     # Fed, it lives longer than that.
     old = main_pid()
-    time.sleep(15)
+    time.sleep(10)
     assert main_pid() == old
     os.kill(old, signal.SIGSTOP)
     eventually(lambda: main_pid() not in (0, old) and show("SubState") == "running", timeout=30)
@@ -412,7 +412,7 @@ def test_an_upgrade_disturbs_nothing(sleeper):
     run("dpkg-deb", "-R", package(), str(work))
     control = work / "DEBIAN/control"
     control.write_text(re.sub(r"(?m)^Version: .*$", "Version: 0.1.1-1", control.read_text()))
-    run("dpkg-deb", "-b", str(work), "/tmp/new.deb")
+    run("dpkg-deb", "-Znone", "-b", str(work), "/tmp/new.deb")
     configured = CONFIG.read_text()
     group = pathlib.Path(f"{kit.MOUNTS['cpu']}{PARENT}/keep")
     inode = group.stat().st_ino

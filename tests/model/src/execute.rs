@@ -21,7 +21,7 @@ pub fn observe(model: &Model) -> Hierarchy {
         }
         let seen = Group {
             mark: model.mark(group).clone(),
-            values,
+            values: values.into_iter().collect(),
             // v1's state tells of groups above; v2's file is the group's own.
             frozen: match ground.version {
                 Version::V1 => model.frozen(group),
@@ -189,7 +189,7 @@ impl<'a> Round<'a> {
         let mark = model.mark_mut(group);
         if *mark == Marked::No {
             let (instance, parent) = ("cgrove".into(), parent.into());
-            *mark = Marked::Ours(Mark { format: MARK_FORMAT, instance, parent, files: BTreeMap::new() });
+            *mark = Marked::Ours(Mark { format: MARK_FORMAT, instance, parent, files: Default::default() });
         }
         let Marked::Ours(mark) = mark else { return };
         for action in self.plan.due().filter(|a| a.group == *group && a.hierarchy == self.label) {

@@ -1,6 +1,6 @@
 //! Asking the kernel to announce what it does not by itself. These are writes; who listens needs none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgrove_core::actual::Version;
+use cgrove_core::ids::GroupPath;
 use nix::libc;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 
@@ -28,16 +29,12 @@ pub struct Trigger {
 }
 
 impl Trigger {
-    pub(super) fn dir(&self) -> &Path {
-        &self.place.dir
-    }
-
     /// The threshold was crossed; told anew only after it was quiet for a while.
     pub(super) fn fired(&mut self) -> Option<Notice> {
         let now = Instant::now();
         let quiet = self.last.is_none_or(|last| now - last > QUIET);
         self.last = Some(now);
-        let (hierarchy, group) = (self.place.hierarchy.clone(), self.place.group.clone());
+        let (hierarchy, group) = (self.place.hierarchy().clone(), self.place.group.clone());
         quiet.then_some(Notice { hierarchy, group, what: What::Pressure { threshold: self.threshold } })
     }
 }
@@ -52,7 +49,8 @@ pub(super) fn close(triggers: Vec<Trigger>) {
 /// What was asked of the kernel for each group, so that it is asked once. Belongs to whoever may write cgroup files.
 #[derive(Default)]
 pub struct Asked {
-    done: HashMap<Arc<Path>, u64>,
+    /// By hierarchy and group, with the inode that it had.
+    done: HashMap<(Arc<str>, GroupPath), u64>,
 }
 
 /// One threshold: the file, `some` or `full`, and microseconds of waiting in a window.
@@ -72,39 +70,38 @@ impl Asked {
         most: usize,
         oom: BorrowedFd<'_>,
     ) -> Vec<Trigger> {
-        let mut v2: Vec<&Place> = places.iter().filter(|p| p.version == Version::V2).collect();
+        let mut v2: Vec<&Place> = places.iter().filter(|p| p.version() == Version::V2).collect();
         v2.sort_by_key(|p| p.group.depth());
         v2.truncate(if thresholds.is_empty() { 0 } else { most });
         // Only memory's hierarchy has the files.
-        let memory = |p: &&Place| p.hierarchy.split(',').any(|c| c == "memory");
-        let v1 = places.iter().filter(|p| p.version == Version::V1).filter(memory);
+        let memory = |p: &&Place| p.hierarchy().split(',').any(|c| c == "memory");
+        let v1 = places.iter().filter(|p| p.version() == Version::V1).filter(memory);
         let mut out = Vec::new();
         let mut done = HashMap::new();
         for place in v1.chain(v2) {
             let Some(inode) = place.look() else { continue };
-            if self.done.get(&place.dir) == Some(&inode) {
-                done.insert(place.dir.clone(), inode);
+            let key = (place.hierarchy().clone(), place.group.clone());
+            if self.done.get(&key) == Some(&inode) {
+                done.insert(key, inode);
                 continue;
             }
-            if place.version == Version::V1 {
-                let _ = ask_for_oom(&place.dir, oom);
-                done.insert(place.dir.clone(), inode);
+            if place.version() == Version::V1 {
+                let _ = ask_for_oom(&place.dir(), oom);
+                done.insert(key, inode);
                 continue;
             }
             for (threshold, t) in thresholds.iter().enumerate() {
                 // What fails for lack of descriptors is tried again; where the kernel does not know pressure, it is cheap.
-                if let Ok(file) = open_trigger(&place.dir, t) {
-                    done.insert(place.dir.clone(), inode);
+                if let Ok(file) = open_trigger(&place.dir(), t) {
+                    done.insert(key.clone(), inode);
                     out.push(Trigger { place: place.clone(), threshold, file, last: None });
                 }
             }
         }
         // A group that is no longer among the nearest keeps its triggers for as long as it stands.
-        let stands = |dir: &Arc<Path>| places.iter().any(|p| p.dir == *dir);
-        let kept = std::mem::take(&mut self.done).into_iter().filter(|(dir, _)| !done.contains_key(dir) && stands(dir));
-        let kept: Vec<_> = kept.collect();
-        done.extend(kept);
-        self.done = done;
+        let stand: HashSet<_> = places.iter().map(Place::key).collect();
+        self.done.retain(|(hierarchy, group), _| stand.contains(&(&**hierarchy, group)));
+        self.done.extend(done);
         out
     }
 }

@@ -39,7 +39,7 @@ impl Watched {
     pub(super) fn found(place: &Place) -> Self {
         let text = limits_text(place);
         let seen = |key| Limit { seen: number(&text, key), ..Limit::default() };
-        let limits = (place.version == Version::V2).then(|| Box::new(LIMITS.map(seen)));
+        let limits = (place.version() == Version::V2).then(|| Box::new(LIMITS.map(seen)));
         Self { populated: populated(place), kills: kills(place), limits, place: place.clone() }
     }
 
@@ -56,11 +56,11 @@ impl Watched {
 
     /// Only memory's hierarchy does on v1.
     pub(super) fn counts_kills(&self) -> bool {
-        self.place.version == Version::V1 && self.kills.is_some()
+        self.place.version() == Version::V1 && self.kills.is_some()
     }
 
     fn notice(&self, what: What) -> Notice {
-        Notice { hierarchy: self.place.hierarchy.clone(), group: self.place.group.clone(), what }
+        Notice { hierarchy: self.place.hierarchy().clone(), group: self.place.group.clone(), what }
     }
 
     fn look(&mut self, out: &mut Vec<Notice>) {
@@ -98,8 +98,8 @@ pub(super) fn look<'a>(groups: impl Iterator<Item = &'a mut Watched>, out: &mut 
         group.look(out);
         let count = group.killed();
         if count > 0 {
-            let key = (group.place.hierarchy.clone(), group.place.group.clone());
-            let v1 = group.place.version == Version::V1;
+            let key = (group.place.hierarchy().clone(), group.place.group.clone());
+            let v1 = group.place.version() == Version::V1;
             let notice = group.notice(What::Memory { key: "oom_kill", count });
             if v1 { out.push(notice) } else { drop(killed.insert(key, (count, notice))) }
         }
@@ -124,22 +124,22 @@ pub(super) fn look<'a>(groups: impl Iterator<Item = &'a mut Watched>, out: &mut 
 
 /// Has the group processes, itself or below? v1 does not say.
 fn populated(place: &Place) -> Option<bool> {
-    let text = text(&place.dir.join("cgroup.events")).ok()?;
+    let text = text(&place.dir().join("cgroup.events")).ok()?;
     number(&text, "populated").map(|n| n == 1)
 }
 
 /// Before Linux 5.2 there is only the file that counts what is below, too.
 fn limits_text(place: &Place) -> String {
-    if place.version == Version::V1 {
+    if place.version() == Version::V1 {
         return String::new();
     }
-    let file = |name| text(&place.dir.join(name));
+    let file = |name| text(&place.dir().join(name));
     file("memory.events.local").or_else(|_| file("memory.events")).unwrap_or_default()
 }
 
 fn kills(place: &Place) -> Option<u64> {
-    let name = if place.version == Version::V1 { "memory.oom_control" } else { "memory.events" };
-    number(&text(&place.dir.join(name)).ok()?, "oom_kill")
+    let name = if place.version() == Version::V1 { "memory.oom_control" } else { "memory.events" };
+    number(&text(&place.dir().join(name)).ok()?, "oom_kill")
 }
 
 /// The number behind a key, in a file of lines `key number`.
@@ -151,17 +151,21 @@ fn number(text: &str, key: &str) -> Option<u64> {
 mod tests {
     use std::fs;
 
+    use super::super::Ground;
     use super::*;
+    use crate::paths::Tree;
 
     #[test]
     fn a_kill_is_told_of_the_deepest_group_and_a_limit_not_too_often() {
         let root = std::env::temp_dir().join(format!("cgrove-look-{}", std::process::id()));
+        let tree = Tree { version: Version::V2, mount: root.clone(), parent: GroupPath::root() };
+        let ground = Arc::new(Ground { hierarchy: "unified".into(), tree });
         let at = |path: &str, events: &str| {
-            let dir: Arc<std::path::Path> = root.join(path.trim_start_matches('/')).into();
-            fs::create_dir_all(&dir).unwrap();
-            fs::write(dir.join("memory.events"), events).unwrap();
             let group = GroupPath::parse(path).unwrap();
-            Place { hierarchy: "unified".into(), version: Version::V2, group, dir, inode: None, made: false }
+            let place = Place { ground: ground.clone(), group, inode: None, made: false };
+            fs::create_dir_all(place.dir()).unwrap();
+            fs::write(place.dir().join("memory.events"), events).unwrap();
+            place
         };
         let paths = ["/", "/a", "/a/b", "/c"];
         let mut groups: Vec<Watched> = paths.iter().map(|p| Watched::found(&at(p, "high 5\noom_kill 1\n"))).collect();
@@ -182,7 +186,7 @@ mod tests {
         look(groups.iter_mut(), &mut told);
         assert!(told.is_empty(), "{told:?}");
         // Somebody made a group and filled it before we came to look.
-        fs::write(at("/new", "high 1\noom_kill 0\n").dir.join("cgroup.events"), "populated 1\n").unwrap();
+        fs::write(at("/new", "high 1\noom_kill 0\n").dir().join("cgroup.events"), "populated 1\n").unwrap();
         told.clear();
         look([Watched::made(&at("/new", "high 1\noom_kill 0\n"))].iter_mut(), &mut told);
         let whats: Vec<_> = told.iter().map(|n| &n.what).collect();

@@ -344,10 +344,11 @@ mod tests {
 
     fn node() -> Actual {
         let p = |s| GroupPath::parse(s).unwrap();
-        let mark = Mark { format: MARK_FORMAT, instance: "cgrove".into(), parent: "/".into(), files: BTreeMap::new() };
+        let mark =
+            Mark { format: MARK_FORMAT, instance: "cgrove".into(), parent: "/".into(), files: Default::default() };
         let ours = Group {
             mark: Marked::Ours(mark),
-            values: [("cpu.shares".to_owned(), "1024\n".to_owned())].into(),
+            values: [("cpu.shares".to_owned(), "1024\n".to_owned())].into_iter().collect(),
             ..Group::default()
         };
         let groups = [(p("/"), Group::default()), (p("/batch"), ours.clone()), (p("/old"), ours)];

@@ -79,7 +79,7 @@ async fn run(
                     return std::future::pending().await;
                 }
                 let now = places.borrow_and_update().clone();
-                if deaf && !now.is_empty() && now.iter().all(|p| p.version == Version::V1) {
+                if deaf && !now.is_empty() && now.iter().all(|p| p.version() == Version::V1) {
                     info!("events.pressure: the groups are on cgroup v1, whose kernel tells nothing of waiting");
                 }
                 deaf &= now.is_empty();

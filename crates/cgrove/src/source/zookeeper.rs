@@ -16,6 +16,8 @@ use cgrove_config::{ClientTls, Secret, ZooKeeper};
 const REREAD: Duration = Duration::from_secs(30);
 /// Without permission to read no watch can be set, so we ask.
 const RETRY_REFUSED: Duration = Duration::from_secs(2);
+/// No watch tells of an ACL either: about how long after its mend a document that was refused for it is taken.
+const RETRY_EXPOSED: Duration = Duration::from_secs(5);
 /// While disconnected, operations queue; none may hang.
 const OPERATION: Duration = Duration::from_secs(5);
 /// Between sessions, about: see [`spread`].
@@ -131,6 +133,9 @@ async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>,
         match within(client.get_and_watch_data(&path)).await {
             Ok((data, stat, armed)) => {
                 let exposed = exposed(client, config, &path).await;
+                if exposed.is_some() && config.require_safe_acl {
+                    pause = spread(RETRY_EXPOSED);
+                }
                 let (bytes, version) = (Bytes::from(data), i64::from(stat.version));
                 item = News::Document(Fetched { bytes, version, mzxid: Some(stat.mzxid), exposed });
                 watcher = Some(armed);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
+use litemap::LiteMap;
 
 use super::error::{DocumentError, Place};
 use super::{check_twins, child_path, known_knob, nearest_knob, read_knob};
@@ -135,6 +136,10 @@ impl Walk<'_> {
             settings.push(("cpu.shares", Value::Int(1024)));
         }
         let group = self.desired.groups.entry(path.clone()).or_default();
+        if group.knobs.is_empty() {
+            // Most groups have one; growing would make room for four.
+            group.knobs = LiteMap::with_capacity(settings.len());
+        }
         for (name, value) in settings {
             if group.knobs.insert(name, value).is_some() {
                 return Err(at.refuse(name.into(), "set twice; keep one".into()));
@@ -179,8 +184,8 @@ mod tests {
         assert_eq!(paths, ["/a", "/b", "/b/b1"]);
         let a = &desired.groups[&GroupPath::parse("/a").unwrap()];
         assert_eq!(a.controllers, ControllerSet::from_iter([Controller::Cpu, Controller::Cpuacct, Controller::Io]));
-        assert_eq!(a.knobs["blkio.weight"], Value::Keyed([("default".into(), [("", Some(500))].into())].into()));
-        assert_eq!(desired.groups[1].knobs["cpu.shares"], Value::Int(100));
+        assert_eq!(a.knobs[&"blkio.weight"], Value::Keyed([("default".into(), [("", Some(500))].into())].into()));
+        assert_eq!(desired.groups[1].knobs[&"cpu.shares"], Value::Int(100));
         assert_eq!(desired.lookup("b1").len(), 1);
         assert!(desired.warnings.is_empty());
     }
@@ -189,7 +194,7 @@ mod tests {
     fn unknown_keys_warn_and_unknown_controllers_refuse() {
         let desired = parse(br#"{"cpu": {"x": 1, "conf": {}, "sub_cgroup": {"a": {"conf": {"pids": [1], "shares": 4, "cpu.cfs_quota_us": 5000}}}}}"#).unwrap();
         assert_eq!(desired.warnings.len(), 4, "{:?}", desired.warnings);
-        assert_eq!(desired.groups[0].knobs["cpu.shares"], Value::Int(1024));
+        assert_eq!(desired.groups[0].knobs[&"cpu.shares"], Value::Int(1024));
         let error = parse(br#"{"cpux": {}}"#).unwrap_err().to_string();
         assert!(error.contains("$.cpux") && error.contains("did you mean cpu"), "{error}");
     }

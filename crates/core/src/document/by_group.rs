@@ -1,6 +1,7 @@
 //! The form that we recommend: `{"groups": {name: {"knobs": {...}, "groups": {...}}}}`; strict.
 
 use indexmap::IndexMap;
+use litemap::LiteMap;
 
 use super::error::{DocumentError, Place};
 use super::{check_twins, child_path, is_raw_file, known_knob, read_knob};
@@ -128,6 +129,7 @@ fn read_group(
         let here = at.down(key);
         match (key.as_str(), value) {
             ("knobs", Json::Object(settings)) => {
+                group.knobs = LiteMap::with_capacity(settings.len());
                 for (name, json) in settings {
                     let knob = known_knob(name).ok_or_else(|| here.unknown(name, "knob", knobs().map(|k| k.name)))?;
                     let (name, value) = read_knob(&here.down(name), knob, json)?;
@@ -212,7 +214,7 @@ mod tests {
     fn groups_are_written_once() {
         let desired = parse(EXAMPLE.as_bytes()).unwrap();
         assert_eq!(desired.groups.len(), 3);
-        assert_eq!(desired.groups[0].knobs["cpu.weight"], Value::Int(800));
+        assert_eq!(desired.groups[0].knobs[&"cpu.weight"], Value::Int(800));
         assert!(desired.controllers.contains(Controller::Cpuset) && desired.controllers.contains(Controller::Pids));
         assert_eq!(
             desired.usage_keys.iter().map(|(k, _)| k.as_str()).collect::<Vec<_>>(),

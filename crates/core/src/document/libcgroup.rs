@@ -204,8 +204,8 @@ www-data * daemons/http
         let text = serde_json::to_string_pretty(&to_by_group(&desired).0).unwrap();
         let again = parse(text.as_bytes()).unwrap();
         let http = &again.groups[&GroupPath::parse("/daemons/http").unwrap()];
-        assert_eq!(http.knobs["cpu.shares"], Value::Int(500));
-        assert_eq!(http.knobs["memory.limit_in_bytes"], Value::Bytes(64 << 20));
+        assert_eq!(http.knobs[&"cpu.shares"], Value::Int(500));
+        assert_eq!(http.knobs[&"memory.limit_in_bytes"], Value::Bytes(64 << 20));
         assert!(http.knobs.contains_key("blkio.throttle.read_bps_device") && http.knobs.contains_key("devices.allow"));
         assert_eq!(http.files["memory.odd"], "5");
         assert_eq!(http.processes.len(), 2);

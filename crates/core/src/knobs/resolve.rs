@@ -4,7 +4,8 @@ mod convert;
 mod unset;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+
+use litemap::LiteMap;
 
 use super::table::{Knob, Side, find};
 use super::value::Value;
@@ -44,7 +45,7 @@ pub struct Resolved {
 }
 
 /// A group's settings.
-pub type Settings = BTreeMap<&'static str, Value>;
+pub type Settings = LiteMap<&'static str, Value>;
 
 /// Where settings are resolved.
 pub struct Site<'a> {

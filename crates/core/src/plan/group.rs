@@ -352,10 +352,7 @@ fn hold_memsw_with_memory(narrows: &mut [Action]) {
 }
 
 /// The group's knobs that belong to this hierarchy.
-pub(super) fn knobs_of(
-    group: &crate::desired::Group,
-    hierarchy: &Hierarchy,
-) -> BTreeMap<&'static str, crate::knobs::Value> {
+pub(super) fn knobs_of(group: &crate::desired::Group, hierarchy: &Hierarchy) -> crate::knobs::Settings {
     let has = |c| hierarchy.controllers.contains(c) && group.controllers.contains(c);
     let here = |name: &str| find(name).is_some_and(|k| has(k.controller));
     group.knobs.iter().filter(|(name, _)| here(name)).map(|(name, value)| (*name, value.clone())).collect()
