@@ -2,13 +2,13 @@
 
 mod counters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::Arc;
 
 use cgrove_core::actual::Version;
 use cgrove_core::ids::{Controller, GroupPath};
-use cgrove_core::usage::{Collect, Reading, Template};
+use cgrove_core::usage::{Collect, Gauge, Reading, Template};
 
 use self::counters::Counters;
 use crate::host::{Host, Mount, Parents};
@@ -26,9 +26,15 @@ pub struct Sampler {
 
 /// One group under one controller.
 struct Probe {
+    what: Arc<What>,
+    /// The number of its first counter; the others follow.
+    first: usize,
+}
+
+/// What is read of each group under one controller. The first reading has cgrouparch's value.
+struct What {
     version: Version,
-    /// What is read, and its counter's number. The first one has cgrouparch's value.
-    readings: Vec<(Reading, usize)>,
+    readings: Vec<Reading>,
 }
 
 /// What one slot lacked, and what it must not be compared with.
@@ -47,11 +53,15 @@ impl Sampler {
         let mut roots: BTreeMap<&str, Option<Arc<File>>> = BTreeMap::new();
         let mut counters = Counters::new(budget);
         let mut probes = Vec::with_capacity(template.probes.len());
+        let mount = |controller| host.with([controller].into_iter().collect()).next();
+        let mut whats: HashMap<Gauge, Arc<What>> = HashMap::new();
         for probe in &template.probes {
-            let mount = |controller| host.with([controller].into_iter().collect()).next();
-            let version = mount(probe.gauge.controller()).map_or(Version::V1, |m| m.version);
-            let mut readings = Vec::new();
-            for reading in probe.gauge.readings(version, collect) {
+            let what = whats.entry(probe.gauge).or_insert_with(|| {
+                let version = mount(probe.gauge.controller()).map_or(Version::V1, |m| m.version);
+                Arc::new(What { version, readings: probe.gauge.readings(version, collect) })
+            });
+            let first = counters.len();
+            for reading in what.readings.iter().copied() {
                 let place = mount(reading.controller()).and_then(|mount| {
                     let name = match reading {
                         Reading::BlkioBytes | Reading::IoBytes | Reading::IoStat => {
@@ -69,12 +79,13 @@ impl Sampler {
                     let path = if whole { mount.dir.join(name) } else { tree.file(&probe.group, name) };
                     let root =
                         roots.entry(&mount.label).or_insert_with(|| Some(Arc::new(File::open(&mount.dir).ok()?)));
-                    Some((root.clone()?, path.strip_prefix(&mount.dir).ok()?.to_owned()))
+                    Some((root.clone()?, path.strip_prefix(&mount.dir).ok()?.into()))
                 });
-                readings.push((reading, counters.add(place)));
+                counters.add(place);
             }
-            probes.push(Probe { version, readings });
+            probes.push(Probe { what: what.clone(), first });
         }
+        counters.shrink();
         Self { template, probes, counters, io_source, beside: Vec::new() }
     }
 
@@ -87,11 +98,11 @@ impl Sampler {
             out.push(b'{');
             beside.clear();
             let mut anew = false;
-            for (n, (reading, number)) in probe.readings.iter().enumerate() {
-                match counters.read(*number) {
+            for (n, reading) in probe.what.readings.iter().enumerate() {
+                match counters.read(probe.first + n) {
                     Some(told) => {
                         anew |= told.anew;
-                        reading.render(probe.version, told.text, out, beside);
+                        reading.render(probe.what.version, told.text, out, beside);
                     }
                     // Without its first file there is no group; others may be lacking in this kernel.
                     None if n == 0 => {

@@ -281,7 +281,7 @@ fn places(
     actual: &Actual,
     outcomes: &[(Action, Outcome)],
 ) -> Vec<Place> {
-    let mut out = Vec::new();
+    let mut out: Vec<Place> = Vec::new();
     let made = outcomes.iter().filter(|(a, o)| a.op == Op::Create && matches!(o, Outcome::Done { .. }));
     let made: HashSet<(&str, &GroupPath)> = made.map(|(a, _)| (a.hierarchy.as_str(), &a.group)).collect();
     for mount in host.with(desired.controllers) {
@@ -294,6 +294,8 @@ fn places(
             inode: seen.and_then(|h| h.groups.get(group)?.inode),
             made: made.contains(&(mount.label.as_str(), group)),
         };
+        // As many as there are, and no more: they stay until the next change.
+        out.reserve_exact(1 + desired.groups_in(mount.controllers).count());
         out.push(place(&GroupPath::root()));
         out.extend(desired.groups_in(mount.controllers).map(|(path, _)| place(path)));
     }

@@ -40,6 +40,9 @@ impl Template {
             template.node(desired, *controller, &GroupPath::root(), &children);
         }
         template.write("}");
+        template.text.shrink_to_fit();
+        template.places.shrink_to_fit();
+        template.probes.shrink_to_fit();
         template
     }
 

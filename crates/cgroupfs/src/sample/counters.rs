@@ -3,13 +3,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::file::look;
 
 /// A kernel file: its hierarchy's root directory, and its path below it.
-pub(super) type Place = (Arc<File>, PathBuf);
+pub(super) type Place = (Arc<File>, Box<Path>);
 
 /// What the kernel says now.
 pub(super) struct Told<'a> {
@@ -40,10 +40,18 @@ impl Counters {
         Self { files: Vec::new(), budget, kept: 0, buffer: vec![0; 4096] }
     }
 
-    /// Another file to read; opened when it is read first.
-    pub(super) fn add(&mut self, place: Option<Place>) -> usize {
+    /// Another file to read, with the next number; opened when it is read first.
+    pub(super) fn add(&mut self, place: Option<Place>) {
         self.files.push(Counter { place, file: None, inode: None });
-        self.files.len() - 1
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// No more will come.
+    pub(super) fn shrink(&mut self) {
+        self.files.shrink_to_fit();
     }
 
     /// A file's text; `None` without the file, or without the group.
