@@ -68,9 +68,10 @@ def command_ms(*command, **options):
     return (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1e3
 
 
-def rss_mib(pid):
+def rss_mib(pid, what="VmRSS"):
+    """Resident; `RssAnon` is what of it no file holds."""
     lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) / 1024
 
 
 def switches(pid):

@@ -117,6 +117,12 @@ in_guest = "CGROVE_TEST_HOST" in os.environ and os.environ.get("CGROVE_TEST_WHOL
 only_here = pytest.mark.skipif(in_guest, reason="the same on every kernel: not repeated in guests")
 
 
+def once_a_version(*guests):
+    """Of what clients see, a kernel of the same cgroup version shows the same: the host has shown v1, Debian 12 v2."""
+    again = in_guest and os.environ["CGROVE_TEST_HOST"] in guests
+    return pytest.mark.skipif(again, reason="clients saw it on this cgroup version: not repeated on another kernel")
+
+
 class Shares:
     """A group's share of CPU, comparable with shares on either version."""
 

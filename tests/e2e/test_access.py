@@ -22,6 +22,8 @@ import kit
 from hosts import Certificates
 from kit import cpu_tree, eventually, never
 
+pytestmark = kit.once_a_version("debian12-hybrid", "debian13-v2")
+
 USAGE, CONF = "usage-token-0123456789", "conf-token-0123456789"
 # What a stranger may learn from an answer.
 STRANGERS = {"authentication is needed\n", "forbidden\n", ""}

@@ -14,6 +14,8 @@ import websocket
 import kit
 from kit import ROOT, V2, eventually, never
 
+pytestmark = kit.once_a_version("debian12-hybrid")
+
 try:
     import jsonschema
 except ImportError:

@@ -10,6 +10,8 @@ import websocket
 import kit
 from kit import README_TREE, cpu_tree, eventually
 
+pytestmark = kit.once_a_version("debian12-hybrid", "debian13-v2")
+
 
 def assert_closed(sock):
     """The server ended the connection; saying nothing for long is no end."""

@@ -1,9 +1,10 @@
 """The curves as a picture: cost over what it grows with, both logarithmic, so that what is linear is a line of slope one."""
 
 from measure import FLOOR
+from sections.curves import TICK
 
 PANELS = [
-    ("groups", [("tick", "cgrove", "a tick"), ("tick", FLOOR, "its bare preads"), ("settled reconcile", "cgrove", "every knob verified")]),
+    ("groups", [(TICK, "cgrove", "a tick"), (TICK, FLOOR, "its bare preads"), ("settled reconcile", "cgrove", "every knob verified")]),
     ("processes", [("look at all processes", "cgrove", "a look at all"), ("look at all processes", FLOOR, "bare pass over /proc")]),
     (
         "groups in a document",

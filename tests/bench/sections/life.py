@@ -40,6 +40,7 @@ def memory(bench, count):
             time.sleep(20)
             pid = it.process.pid
             bench.add("resident without stored slots", count, "cgrove", rss_mib(pid), unit="MiB")
+            bench.add("of it beside the program's own pages", count, "cgrove", rss_mib(pid, "RssAnon"), unit="MiB")
             voluntary, _ = switches(pid)
             time.sleep(10)
             bench.add("wake-ups, nothing happens", count, "cgrove", (switches(pid)[0] - voluntary) / 10, unit="/s", note="memory, no Redis")
