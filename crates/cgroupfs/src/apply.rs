@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgrove_core::actual::{Actual, Group, Hierarchy, Mark, Marked, Set, Version};
@@ -11,7 +12,7 @@ use cgrove_core::plan::{Action, Op, Write};
 use nix::libc;
 use serde::Serialize;
 
-use crate::file::{put, text};
+use crate::file::{put, put_to_read, text, text_of};
 use crate::host::Host;
 use crate::mark::Identity;
 use crate::paths::{Tree, target};
@@ -34,7 +35,8 @@ pub enum Outcome {
     },
 }
 
-type Key = (String, GroupPath);
+/// A mount of the host by number, and a group in it.
+type Key = (usize, GroupPath);
 
 /// Groups that keep forking must not keep the next document waiting; they are tried again later.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,6 +50,8 @@ const TRIES: usize = 20;
 pub struct Apply<'a> {
     host: &'a Host,
     identity: &'a Identity,
+    /// Of each mount.
+    trees: Arc<[Tree]>,
     page: u64,
     /// Marks, as they should be, of groups that something is done to; written before the knobs, so that a crash in between forgets nothing.
     marks: HashMap<Key, Mark>,
@@ -66,12 +70,13 @@ pub struct Apply<'a> {
 impl<'a> Apply<'a> {
     pub fn new(host: &'a Host, identity: &'a Identity, actual: &Actual, actions: &[Action]) -> Self {
         let hierarchies: HashMap<&str, &Hierarchy> = actual.hierarchies.iter().map(|h| (h.label.as_str(), h)).collect();
+        let trees = host.mounts.iter().map(|mount| Tree::new(mount, &identity.parents)).collect();
         let mut marks = HashMap::new();
         let mut pending: BTreeMap<Key, Vec<(String, String)>> = BTreeMap::new();
         let mut going = BTreeSet::new();
         for action in actions.iter().filter(|a| a.held.is_none()) {
-            let key = (action.hierarchy.clone(), action.group.clone());
-            let existing = hierarchies.get(key.0.as_str()).and_then(|h| h.groups.get(&key.1));
+            let Some(key) = key(host, action) else { continue };
+            let existing = hierarchies.get(action.hierarchy.as_str()).and_then(|h| h.groups.get(&key.1));
             if let Some(mark) = existing.and_then(Group::ours).filter(|_| !marks.contains_key(&key)) {
                 marks.insert(key.clone(), mark.clone());
             }
@@ -90,6 +95,7 @@ impl<'a> Apply<'a> {
         Self {
             host,
             identity,
+            trees,
             page: host.machine.page,
             marks,
             dirty: BTreeSet::new(),
@@ -103,30 +109,32 @@ impl<'a> Apply<'a> {
 
     /// Runs one action.
     pub fn run(&mut self, action: &Action) -> Outcome {
-        let Some(mount) = self.host.mount(&action.hierarchy) else { return Outcome::AlreadySo };
-        let tree = Tree::new(mount, &self.identity.parents);
-        let key = (action.hierarchy.clone(), action.group.clone());
+        let trees = self.trees.clone();
+        let Some(key) = key(self.host, action) else { return Outcome::AlreadySo };
+        let Some(tree) = trees.get(key.0) else { return Outcome::AlreadySo };
         let result = match &action.op {
-            Op::EnableAbove { controllers } => enable_above(&tree, controllers),
-            Op::Settle => drain::settle(&tree, &key.1, self.deadline).map(|()| Outcome::Done { kept: None }),
-            Op::Create => self.create(&tree, &key),
+            Op::EnableAbove { controllers } => enable_above(tree, controllers),
+            Op::Settle => drain::settle(tree, &key.1, self.deadline).map(|()| Outcome::Done { kept: None }),
+            Op::Create => self.create(tree, &key),
             Op::Adopt { .. } => {
-                self.marks.entry(key.clone()).or_insert_with(|| self.identity.fresh(mount.version));
-                self.announce(&tree, &key).map(|()| Outcome::Done { kept: None })
+                self.marks.entry(key.clone()).or_insert_with(|| self.identity.fresh(tree.version));
+                self.announce(tree, &key).map(|()| Outcome::Done { kept: None })
             }
-            Op::Write(write) => self.before_writes().and_then(|()| self.write(&tree, &key, write)),
+            Op::Write(write) => self.before_writes().and_then(|()| self.write(tree, &key, write)),
             Op::Forget { file } => {
                 self.forget(&key, file);
                 Ok(Outcome::Done { kept: None })
             }
-            Op::Remove => self.remove(&tree, &key),
+            Op::Remove => self.remove(tree, &key),
         };
         result.unwrap_or_else(|fault| Outcome::Failed { fault })
     }
 
     /// Runs a write that failed once more, after what was in its way has gone.
     pub fn again(&mut self, action: &Action) -> Outcome {
-        self.bandwidth.remove(&(action.hierarchy.clone(), action.group.clone()));
+        if let Some(key) = key(self.host, action) {
+            self.bandwidth.remove(&key);
+        }
         self.run(action)
     }
 
@@ -134,8 +142,8 @@ impl<'a> Apply<'a> {
     pub fn finish(mut self) -> Vec<Fault> {
         let mut faults = Vec::new();
         for key in std::mem::take(&mut self.dirty) {
-            let (Some(mount), Some(mark)) = (self.host.mount(&key.0), self.marks.get(&key)) else { continue };
-            if let Err(fault) = self.identity.write(&Tree::new(mount, &self.identity.parents).dir(&key.1), mark)
+            let (Some(tree), Some(mark)) = (self.trees.get(key.0), self.marks.get(&key)) else { continue };
+            if let Err(fault) = self.identity.write(&tree.dir(&key.1), mark)
                 && !fault.vanished()
             {
                 faults.push(fault);
@@ -198,14 +206,15 @@ impl<'a> Apply<'a> {
         }
         let path = tree.file(&key.1, &write.file);
         // Each value is a device of its own in the files that have several: one bad device blocks no other.
-        let mut first_fault = None;
+        let (mut first_fault, mut open) = (None, None);
         for value in &write.to {
             let result = match write.file.as_str() {
                 SUBTREE => self.hand_down(tree, &key.1, value),
                 file => {
                     let (file, value) = target(file, value);
+                    let own = file == write.file;
                     let path = tree.file(&key.1, file);
-                    match put(&path, value) {
+                    match put_to_read(&path, value).map(|file| open = Some(file).filter(|_| own)) {
                         // v2 takes no empty cpuset back while processes are in the group: all that the parent has
                         // means the same, until the parent changes.
                         Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && value == "\n" => {
@@ -228,10 +237,10 @@ impl<'a> Apply<'a> {
             return Err(fault);
         }
         let Some(want) = &write.want else { return Ok(Outcome::Done { kept: None }) };
-        let now = match text(&path) {
+        let now = match open.map_or_else(|| text(&path), |file| text_of(&file)) {
             Ok(now) => now,
             // Some files can only be written (devices.allow).
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EACCES)) => String::new(),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EACCES | libc::EBADF)) => String::new(),
             Err(e) => return Err(Fault::new("read", &path, &e)),
         };
         let kept = (!want.matches(&now, self.page)).then(|| now.trim().to_owned());
@@ -273,13 +282,18 @@ impl<'a> Apply<'a> {
     }
 
     fn remove(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
-        let stays = |p: &GroupPath| !self.going.contains(&(key.0.clone(), p.clone()));
+        let stays = |p: &GroupPath| !self.going.contains(&(key.0, p.clone()));
         let seats = key.1.ancestors().filter(stays).map(|p| tree.seat(&p)).filter(|seat| *seat != key.1);
         let refuge: Vec<PathBuf> = seats.map(|seat| tree.members(&seat)).collect();
         let gone = drain::remove(&tree.dir(&key.1), &tree.members(&key.1), &refuge, self.deadline)?;
         self.dirty.remove(key);
         Ok(if gone { Outcome::Done { kept: None } } else { Outcome::AlreadySo })
     }
+}
+
+/// `None`: its hierarchy is not mounted any more.
+fn key(host: &Host, action: &Action) -> Option<Key> {
+    Some((host.mounts.iter().position(|m| m.label == action.hierarchy)?, action.group.clone()))
 }
 
 /// v2: hands controllers down in every directory above the parent. One that is refused stops no other.

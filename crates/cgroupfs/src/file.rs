@@ -1,9 +1,9 @@
 //! Kernel files: one value, one system call, and never through a link or into another file system.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -24,11 +24,15 @@ pub(crate) fn text(path: &Path) -> io::Result<String> {
 
 /// The same, below an open directory.
 pub(crate) fn text_at(above: BorrowedFd<'_>, path: impl Arg) -> io::Result<String> {
-    let file = openat(above, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    text_of(&File::from(openat(above, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?))
+}
+
+/// The text of an open file, from its beginning.
+pub(crate) fn text_of(file: &File) -> io::Result<String> {
     let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
     // As long as something comes: a list of many lines comes in parts.
     loop {
-        match rustix::io::read(&file, &mut buffer)? {
+        match file.read_at(&mut buffer, text.len() as u64)? {
             0 => break,
             length => text.extend_from_slice(buffer.get(..length).unwrap_or_default()),
         }
@@ -39,6 +43,17 @@ pub(crate) fn text_at(above: BorrowedFd<'_>, path: impl Arg) -> io::Result<Strin
 /// One write(2): cgroup files take a whole value in one call.
 pub(crate) fn put(path: &Path, value: &str) -> io::Result<()> {
     open(path)?.write_all(value.as_bytes())
+}
+
+/// The same; the file stays open, so that what the kernel made of the value is read without finding it again.
+pub(crate) fn put_to_read(path: &Path, value: &str) -> io::Result<File> {
+    let mut file = match open_for(path, OFlags::RDWR) {
+        // Some files can only be written (devices.allow).
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => open(path)?,
+        result => result?,
+    };
+    file.write_all(value.as_bytes())?;
+    Ok(file)
 }
 
 /// A kernel file to be read, below its hierarchy's root and in no other mount: what someone mounted over a group is not
@@ -70,11 +85,15 @@ fn mount_of(file: &File) -> Option<u64> {
 /// A kernel file to be written. What only looks like one, because someone mounted or linked something else there
 /// between our look and now, is refused.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    open_for(path, OFlags::WRONLY)
+}
+
+fn open_for(path: &Path, access: OFlags) -> io::Result<File> {
+    let flags = access | OFlags::CLOEXEC;
     let file = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
         Ok(fd) => File::from(fd),
         // Before Linux 5.6, or forbidden by a sandbox that does not know it.
-        Err(Errno::NOSYS | Errno::PERM) => OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?,
+        Err(Errno::NOSYS | Errno::PERM) => File::from(openat(CWD, path, flags | OFlags::NOFOLLOW, Mode::empty())?),
         Err(e) => return Err(e.into()),
     };
     let kind = fstatfs(&file).map_err(io::Error::from)?.filesystem_type();

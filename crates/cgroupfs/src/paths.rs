@@ -1,5 +1,6 @@
 //! Where things are: the only file that knows the places of the kernel's own files.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use cgrove_core::actual::Version;
@@ -24,9 +25,12 @@ impl Tree {
 
     /// A group's directory.
     pub fn dir(&self, group: &GroupPath) -> PathBuf {
-        let mut dir = self.mount.clone();
-        dir.extend(self.parent.components().chain(group.components()));
-        dir
+        let [parent, group] = [&self.parent, group].map(|path| if path.is_root() { "" } else { path.as_str() });
+        let mut dir = OsString::with_capacity(self.mount.as_os_str().len() + parent.len() + group.len());
+        dir.push(&self.mount);
+        dir.push(parent);
+        dir.push(group);
+        dir.into()
     }
 
     /// The directories above the parent, from the mount point downwards.
