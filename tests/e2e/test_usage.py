@@ -1,6 +1,7 @@
 """Measurements: cgrouparch's shapes in Redis and over WebSocket, without a hole."""
 
 import json
+import pathlib
 import subprocess
 import time
 
@@ -201,3 +202,14 @@ def test_the_password_is_read_again_from_its_file(node, redis_server):
     secret.write_text("second\n")
     eventually(lambda: node.status()["store"]["connected"])
     assert "second" not in node.log.read_text() and "second" not in json.dumps(node.status())
+
+
+def test_all_threads_share_one_heap(node):
+    """Each of glibc's further heaps is 64 MiB of addresses, at a multiple of that; what a thread frees there helps no other."""
+    node.write_tree(cpu_tree({"a": 5}))
+    node.configure().start()
+    node.ask("show_account", nr_slot=1)
+    size = 64 << 20
+    maps = [line.split() for line in pathlib.Path(f"/proc/{node.process.pid}/maps").read_text().splitlines()]
+    anonymous = [int(words[0].split("-")[0], 16) for words in maps if len(words) == 5 and words[1] == "rw-p"]
+    assert len(maps) > 20 and not [hex(start) for start in anonymous if start % size == 0]

@@ -131,3 +131,35 @@ fn drain(inotify: &Inotify, dirs: &mut BTreeMap<PathBuf, Vec<WatchDescriptor>>) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+    use nix::sys::resource::{UsageWho, getrusage};
+
+    use super::*;
+
+    #[test]
+    fn who_waits_anyway_is_not_woken_by_each_announcement() {
+        let announced = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+        let again = announced.clone();
+        let announcing = std::thread::spawn(move || {
+            for _ in 0..100 {
+                again.write(1).unwrap();
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+        });
+        let woken = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let ready = Ready::new(&*announced).unwrap();
+            let before = woken();
+            let ready = unheard(ready, Duration::from_millis(150)).await.unwrap();
+            assert!(woken() - before < 20, "woken {} times", woken() - before);
+            assert!(ready.take(|| announced.read()).await.unwrap() > 0, "what was announced waits to be read");
+        });
+        announcing.join().unwrap();
+    }
+}
