@@ -448,7 +448,7 @@ def test_a_znode_that_anybody_may_write(node, zookeeper):
     # The one above counts as well: who may delete and create there replaces the document.
     only_me = [kazoo.security.make_digest_acl("user", "password", all=True)]
     zookeeper.client.set_acls(zookeeper.path, only_me)
-    eventually(lambda: node.shares("/a") == 900, timeout=40)
+    eventually(lambda: node.shares("/a") == 900, timeout=14)
     zookeeper.client.set_acls(zookeeper.prefix, kazoo.security.OPEN_ACL_UNSAFE)
     zookeeper.set(cpu_tree({"a": 950}))
     eventually(lambda: "delete" in (node.status()["refused"] or {}).get("error", ""))

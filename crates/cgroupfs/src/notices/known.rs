@@ -83,3 +83,26 @@ impl Known {
         Some(result)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+    use super::*;
+
+    #[test]
+    fn a_group_is_told_once_and_forgotten_when_neither_there_nor_watched() {
+        let wd = Inotify::init(InitFlags::IN_CLOEXEC).unwrap().add_watch("/", AddWatchFlags::IN_CREATE).unwrap();
+        let (mut known, mut told) = (Known::default(), Vec::new());
+        let (cpu, group): (Arc<str>, _) = ("cpu".into(), GroupPath::parse("/a").unwrap());
+        known.appear(&cpu, group.clone(), &mut told);
+        known.appear(&cpu, group.clone(), &mut told);
+        assert!(told.len() == 1 && known.look_into("cpu", &group) && !known.look_into("cpu", &group));
+        known.set_watch(&cpu, &group, wd);
+        known.disappear(&cpu, group.clone(), &mut told);
+        known.disappear(&cpu, group.clone(), &mut told);
+        assert!(told.len() == 2 && known.watch("cpu", &group) == Some(wd) && known.present().count() == 0);
+        known.unwatch("cpu", &group);
+        assert!(known.0.values().all(HashMap::is_empty));
+    }
+}
