@@ -3,17 +3,16 @@
 import os
 import pathlib
 import sys
-import tomllib
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
 
 import kit  # noqa: E402
+from areas import ROWS  # noqa: E402
 from fixtures import pytest_unconfigure  # noqa: E402, F401 - a hook
 
 REQUIRED = ["cpu", "memory", "pids"]
-ROWS = tomllib.loads((pathlib.Path(__file__).parent / "matrix.toml").read_text())["row"]
 
 
 def pytest_addoption(parser):

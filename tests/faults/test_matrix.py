@@ -1,13 +1,13 @@
-"""One test for each row of matrix.toml; afterwards nothing owned is lost, nothing foreign touched, nobody moved."""
+"""One test for each row of matrix/*.toml; afterwards nothing owned is lost, nothing foreign touched, nobody moved."""
 
 import importlib
 
 import pytest
 
-from conftest import ROWS
+from areas import AREAS, ROWS
 from scene import Scene
 
-AREAS = {name: importlib.import_module(f"faults_{name}") for name in ("zookeeper", "document", "kernel", "processes", "redis", "clients", "life")}
+MODULES = {name: importlib.import_module(f"faults_{name}") for name in AREAS}
 
 
 def parameters():
@@ -19,7 +19,7 @@ def parameters():
 def test_a_fault(row, tmp_path, record_property):
     area, _ = row["id"].split("/")
     with Scene(tmp_path) as scene:
-        getattr(AREAS[area], row["run"])(scene, **row.get("with", {}))
+        getattr(MODULES[area], row["run"])(scene, **row.get("with", {}))
         zeros = scene.zeros()
         record_property("zeros", zeros)
         assert zeros == (0, 0, 0), scene.why

@@ -1,0 +1,1 @@
+"""Too many events, failures, notes and log lines."""

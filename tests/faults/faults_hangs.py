@@ -1,0 +1,1 @@
+"""What hangs, or never ends, must not hang the daemon."""

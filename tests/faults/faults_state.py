@@ -1,0 +1,1 @@
+"""The state directory: full, torn, read-only, shared, somebody else's, slow."""

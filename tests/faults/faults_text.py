@@ -1,0 +1,1 @@
+"""Hostile bytes in what others name and say."""

@@ -1,0 +1,1 @@
+"""Who may write below the parent: marks, locks, neighbours and the guard."""
