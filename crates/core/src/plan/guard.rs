@@ -57,12 +57,15 @@ fn reason(desired: &Desired, hierarchies: &[&Hierarchy], going: &BTreeSet<&Group
         return Some("the document is empty".into());
     }
     let existing = || hierarchies.iter().flat_map(|h| &h.groups).filter(|(path, _)| !path.is_root() && !path.is_leaf());
-    let managed: BTreeSet<&GroupPath> = existing().filter(|(_, g)| g.ours().is_some()).map(|(path, _)| path).collect();
+    let owned: BTreeSet<&GroupPath> = existing().filter(|(_, g)| g.ours().is_some()).map(|(path, _)| path).collect();
     // What stays for other reasons (protected, frozen) does not make it a smaller change.
-    if !managed.is_empty() && !managed.iter().any(|path| desired.groups.contains_key(*path)) {
-        return Some(format!("every managed group would go ({} of them)", managed.len()));
+    if !owned.is_empty() && !owned.iter().any(|path| desired.groups.contains_key(*path)) {
+        return Some(format!("every managed group would go ({} of them)", owned.len()));
     }
-    let all = existing().map(|(path, _)| path).collect::<BTreeSet<_>>().len();
-    let most = 3.max(all / 2);
-    (going.len() > most).then(|| format!("{} of {all} groups would go, more than {most}", going.len()))
+    // Anybody to whom a group was given can make others below it: they never make a change look smaller.
+    let declared = existing().map(|(path, _)| path).filter(|path| desired.groups.contains_key(*path));
+    let managed = owned.iter().copied().chain(declared).collect::<BTreeSet<_>>().len();
+    let most = 3.max(managed / 2);
+    (going.len() > most)
+        .then(|| format!("{} groups would go, more than {most}: {managed} groups are managed", going.len()))
 }

@@ -334,6 +334,20 @@ fn the_guard_holds_large_removals_until_approved() {
 }
 
 #[test]
+fn groups_of_others_do_not_make_a_removal_look_small() {
+    let doc = r#"{"cpu": {"sub_cgroup": {"g0": {}}}}"#;
+    let mut groups = many(20);
+    groups.extend((0..60).map(|i| (format!("/g0/crowd{i}"), group(&[]))));
+    let groups: Vec<_> = groups.iter().map(|(p, g)| (p.as_str(), g.clone())).collect();
+    let plan = run(doc, &with("cpu,cpuacct", &groups), &Policy::default());
+    assert_eq!(plan.due().filter(|a| a.op == Op::Remove).count(), 0);
+    assert!(plan.guard.unwrap().why.contains("19 groups would go"));
+    // Those of others count where they would go.
+    let all = Policy { prune: Prune::All, ..Policy::default() };
+    assert!(run(doc, &with("cpu,cpuacct", &groups), &all).guard.unwrap().why.contains("79 groups"));
+}
+
+#[test]
 fn a_document_approves_the_removal_of_the_one_it_replaces() {
     let extra = r#", "allow_removals": "0123456789abcdef""#;
     let previous = |d: &str| Approval { previous: Some(d.into()), ..Approval::default() };
