@@ -1,0 +1,64 @@
+//! One writer: an exclusive flock on a file in the state directory that only its owner may open.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
+
+use crate::dir::StateDir;
+use crate::{StateError, check};
+
+const FILE: &str = "lock";
+
+/// The directory is ours until this is dropped.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
+}
+
+pub(crate) fn lock(state: &StateDir) -> Result<StateLock, StateError> {
+    let dir = state.open_or_make()?;
+    let path = state.path().join(FILE);
+    let mode = Mode::RUSR | Mode::WUSR;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open = |flags| openat(&dir, FILE, flags, mode).map(File::from);
+    // On a file system that is read-only now, the file of an earlier time does as well.
+    let file = open(flags | OFlags::RDWR | OFlags::CREATE)
+        .or_else(|e| if e == rustix::io::Errno::ROFS { open(flags | OFlags::RDONLY) } else { Err(e) });
+    let mut file = file.map_err(|e| match e {
+        rustix::io::Errno::LOOP => not_ours(&path),
+        e => StateError::io("open", &path, e),
+    })?;
+    check::file(&path, &file.metadata().map_err(|e| StateError::io("look at", &path, e))?)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            return Err(StateError::Taken { path: state.path().into(), pid: holder(&mut file) });
+        }
+        Err(e) => return Err(StateError::io("lock", &path, e)),
+    }
+    // For the message of whoever comes second; without it the message lacks the number.
+    let _ = note(&mut file);
+    Ok(StateLock { _file: file })
+}
+
+fn note(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    write!(file, "{}", std::process::id())
+}
+
+fn holder(file: &mut File) -> Option<i32> {
+    let mut text = String::new();
+    file.take(16).read_to_string(&mut text).ok()?;
+    text.parse().ok()
+}
+
+fn not_ours(path: &Path) -> StateError {
+    StateError::Unsafe {
+        path: path.into(),
+        why: "is a symbolic link, which cgrove did not make".into(),
+        mend: "find out who did that, then remove it".into(),
+    }
+}
