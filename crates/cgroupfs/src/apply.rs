@@ -1,7 +1,6 @@
 //! Runs a plan's actions. One that fails never stops the others; every write is read back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,9 +11,9 @@ use cgrove_core::plan::{Action, Op, Write};
 use nix::libc;
 use serde::Serialize;
 
-use crate::file::{put, put_to_read, text, text_of};
+use crate::file::{Standing, put, put_to_read, text, text_of};
 use crate::host::Host;
-use crate::mark::Identity;
+use crate::mark::{Identity, Marks};
 use crate::paths::{Tree, target};
 use crate::{Fault, drain};
 
@@ -52,6 +51,8 @@ pub struct Apply<'a> {
     identity: &'a Identity,
     /// Of each mount.
     trees: Arc<[Tree]>,
+    /// Where marks lie, of each mount.
+    attributes: Vec<Marks<'a>>,
     page: u64,
     /// Marks, as they should be, of groups that something is done to; written before the knobs, so that a crash in between forgets nothing.
     marks: HashMap<Key, Mark>,
@@ -61,8 +62,8 @@ pub struct Apply<'a> {
     going: BTreeSet<Key>,
     /// Groups whose CPU limit was refused in one of its files.
     bandwidth: HashMap<Key, Fault>,
-    /// The ledger has what was announced before the first write.
-    announced: bool,
+    /// The mount whose groups' marks say what is about to be written.
+    announced: Option<usize>,
     /// All removals together have this long.
     deadline: Instant,
 }
@@ -95,6 +96,7 @@ impl<'a> Apply<'a> {
         Self {
             host,
             identity,
+            attributes: host.mounts.iter().map(|mount| identity.marks(mount)).collect(),
             trees,
             page: host.machine.page,
             marks,
@@ -102,7 +104,7 @@ impl<'a> Apply<'a> {
             pending,
             going,
             bandwidth: HashMap::new(),
-            announced: false,
+            announced: None,
             deadline: Instant::now() + PATIENCE,
         }
     }
@@ -120,7 +122,10 @@ impl<'a> Apply<'a> {
                 self.marks.entry(key.clone()).or_insert_with(|| self.identity.fresh(tree.version));
                 self.announce(tree, &key).map(|()| Outcome::Done { kept: None })
             }
-            Op::Write(write) => self.before_writes().and_then(|()| self.write(tree, &key, write)),
+            Op::Write(write) => {
+                self.before_writes(tree, key.0);
+                self.write(tree, &key, write)
+            }
             Op::Forget { file } => {
                 self.forget(&key, file);
                 Ok(Outcome::Done { kept: None })
@@ -141,21 +146,38 @@ impl<'a> Apply<'a> {
     /// Writes the marks that changed along the way. Call it when all actions ran.
     pub fn finish(mut self) -> Vec<Fault> {
         let mut faults = Vec::new();
+        let trees = self.trees.clone();
         for key in std::mem::take(&mut self.dirty) {
-            let (Some(tree), Some(mark)) = (self.trees.get(key.0), self.marks.get(&key)) else { continue };
-            if let Err(fault) = self.identity.write(&tree.dir(&key.1), mark)
+            let Some(tree) = trees.get(key.0) else { continue };
+            if let Err(fault) = self.write_mark(tree, &key)
                 && !fault.vanished()
             {
                 faults.push(fault);
             }
         }
-        faults.extend(self.identity.ledger.save().err());
+        faults.extend(self.identity.save().err());
         faults
     }
 
-    /// Marks that the ledger keeps are on disk before the first knob is written.
-    fn before_writes(&mut self) -> Result<(), Fault> {
-        if std::mem::replace(&mut self.announced, true) { Ok(()) } else { self.identity.ledger.save() }
+    /// Marks that the ledger keeps are on the disk before a knob is written: those of all groups of the hierarchy that
+    /// are about to be, so that the disk is waited for once. That they cannot be kept is told at the end; it only means
+    /// that later less is undone.
+    fn before_writes(&mut self, tree: &Tree, mount: usize) {
+        if self.announced != Some(mount) {
+            self.announced = Some(mount);
+            let due = |key: &&Key| key.0 == mount && self.marks.contains_key(*key);
+            let waiting: Vec<Key> = self.pending.keys().filter(due).cloned().collect();
+            for key in &waiting {
+                // Whoever is gone by now is found out by the write itself.
+                let _ = self.announce(tree, key);
+            }
+        }
+        let _ = self.identity.save();
+    }
+
+    fn write_mark(&mut self, tree: &Tree, key: &Key) -> Result<(), Fault> {
+        let (Some(marks), Some(mark)) = (self.attributes.get_mut(key.0), self.marks.get(key)) else { return Ok(()) };
+        marks.write(&key.1, &tree.dir(&key.1), mark)
     }
 
     fn create(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
@@ -168,8 +190,9 @@ impl<'a> Apply<'a> {
             Ok(()) => Outcome::Done { kept: None },
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 // Somebody was faster; it may be somebody else's now.
-                let inode = std::fs::metadata(&dir).map_or(0, |m| m.ino());
-                match self.identity.read(tree.version, &dir, inode, &mut Vec::new()) {
+                let standing = Standing::of(&dir).map_err(|e| Fault::new("mkdir", &dir, &e))?;
+                let found = self.attributes.get_mut(key.0).map(|marks| marks.read(&key.1, &dir, standing));
+                match found.map_or(Marked::No, |found| found.here(true)) {
                     Marked::Foreign(_) => return Err(Fault::new("mkdir", &dir, &e)),
                     Marked::Ours(old) => mark = old,
                     Marked::No => {}
@@ -193,7 +216,7 @@ impl<'a> Apply<'a> {
             let before = before.filter(|b| *b != want);
             mark.files.insert(file, Set { want, kept: None, before });
         }
-        self.identity.write(&tree.dir(&key.1), mark)
+        self.write_mark(tree, key)
     }
 
     fn write(&mut self, tree: &Tree, key: &Key, write: &Write) -> Result<Outcome, Fault> {
@@ -237,13 +260,21 @@ impl<'a> Apply<'a> {
             return Err(fault);
         }
         let Some(want) = &write.want else { return Ok(Outcome::Done { kept: None }) };
-        let now = match open.map_or_else(|| text(&path), |file| text_of(&file)) {
+        let read = match &open {
+            Some(file) => text_of(file),
+            None => text(&path),
+        };
+        let now = match read {
             Ok(now) => now,
             // Some files can only be written (devices.allow).
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EACCES | libc::EBADF)) => String::new(),
             Err(e) => return Err(Fault::new("read", &path, &e)),
         };
         let kept = (!want.matches(&now, self.page)).then(|| now.trim().to_owned());
+        if kept.is_some() && Standing::of(&path).is_ok_and(|s| s.others) {
+            // What stands there may be somebody's, who wrote it after us.
+            return Err(Fault::new("keep", &path, &std::io::Error::from_raw_os_error(libc::EPERM)).with_value(&now));
+        }
         if write.record.is_none() {
             self.forget(key, &write.file);
         } else if let Some(set) = self.marks.get_mut(key).and_then(|m| m.files.get_mut(&write.file))

@@ -2,7 +2,6 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::unix::fs::MetadataExt;
 
 use cgrove_core::actual::{Marked, Version};
 use cgrove_core::desired::Desired;
@@ -12,7 +11,7 @@ use cgrove_core::plan::{Protected, is_container, unit_of};
 use nix::errno::Errno;
 use serde::Serialize;
 
-use crate::file::{proc_dir, put, text};
+use crate::file::{Standing, proc_dir, put, text};
 use crate::host::{Host, Mount, Parents, V2_LABEL};
 use crate::mark::Identity;
 use crate::paths::{Tree, cgroup_of};
@@ -205,10 +204,10 @@ impl Check<'_> {
     fn others_mark(&self, place: &str) -> Option<GroupPath> {
         let mut path = GroupPath::root();
         let mut dir = self.tree.mount.clone();
+        let mut marks = self.scene.identity.marks(self.mount);
         for name in place.split('/').filter(|n| !n.is_empty()) {
             (path, dir) = (path.child(name)?, dir.join(name));
-            let inode = std::fs::metadata(&dir).map_or(0, |m| m.ino());
-            let mark = self.scene.identity.read(self.mount.version, &dir, inode, &mut Vec::new());
+            let mark = marks.read(&path, &dir, Standing::of(&dir).ok()?).here(false);
             if matches!(mark, Marked::Foreign(_)) {
                 return Some(path);
             }
@@ -224,10 +223,12 @@ impl Check<'_> {
                 return Some(listed);
             }
             let chain = std::iter::once(group.clone()).chain(group.ancestors()).filter(|p| !p.is_root());
+            let mut marks = self.scene.identity.marks(self.mount);
             for path in chain {
                 let dir = self.tree.dir(&path);
-                let inode = std::fs::metadata(&dir).map_or(0, |m| m.ino());
-                match self.scene.identity.read(self.mount.version, &dir, inode, &mut Vec::new()) {
+                let declared = self.scene.desired.groups.contains_key(&path);
+                let Ok(standing) = Standing::of(&dir) else { continue };
+                match marks.read(&path, &dir, standing).here(declared) {
                     Marked::Ours(_) => return None,
                     Marked::Foreign(_) => return Some(path),
                     Marked::No => {}

@@ -56,6 +56,11 @@ fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
         (_, Errno::EXDEV | Errno::ELOOP, _) => {
             "this is no cgroup file: something else is mounted or linked here, see findmnt"
         }
+        ("lock", Errno::EPERM, _) => "others than root may write it: chown it to root and chmod go-w, or remove it",
+        ("keep", Errno::EPERM, _) => {
+            "whoever may write this file may have been faster than our look at it, so that what it says is not remembered as \
+             what the kernel makes of the value; chown the file to root, or give the value as the kernel shows it"
+        }
         (_, Errno::EPERM, "devices.allow" | "devices.deny") => {
             "the group above does not allow this device, or cgrove runs without CAP_SYS_ADMIN (docs/service.md)"
         }

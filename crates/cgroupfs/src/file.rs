@@ -8,13 +8,40 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, StatxFlags, openat, openat2, statat, statx};
 use rustix::io::Errno;
 use rustix::path::Arg;
+use rustix::process::{getegid, geteuid};
 
 /// `/proc/PID`, and what is in it.
 pub fn proc_dir(pid: i32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
+}
+
+/// What a directory is, and who may write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub inode: u64,
+    pub uid: u32,
+    /// Somebody other than root and ourselves may make, remove and rename what is in it, and set its attributes.
+    pub others: bool,
+}
+
+impl Standing {
+    /// Links are not followed.
+    pub fn of(dir: &Path) -> io::Result<Self> {
+        Ok(statat(CWD, dir, AtFlags::SYMLINK_NOFOLLOW).map(|stat| Self::from(&stat))?)
+    }
+}
+
+impl From<&Stat> for Standing {
+    fn from(stat: &Stat) -> Self {
+        // Root's own need no further question.
+        let owner = stat.st_uid != 0 && stat.st_uid != geteuid().as_raw();
+        let members = stat.st_mode & 0o020 != 0 && stat.st_gid != 0 && stat.st_gid != getegid().as_raw();
+        let others = owner || members || stat.st_mode & 0o002 != 0;
+        Self { inode: stat.st_ino, uid: stat.st_uid, others }
+    }
 }
 
 /// A kernel file's text. Without asking first how long it is: the kernel does not know.

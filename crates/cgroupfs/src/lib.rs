@@ -6,7 +6,6 @@ mod file;
 pub mod host;
 pub mod paths;
 
-pub mod ledger;
 pub mod mark;
 pub mod notices;
 pub mod observe;
@@ -27,4 +26,4 @@ pub mod events;
 pub mod lock;
 
 pub use fault::Fault;
-pub use file::proc_dir;
+pub use file::{Standing, proc_dir};

@@ -4,10 +4,9 @@ mod unified;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use cgrove_core::actual::{Actual, Group, Hierarchy, Marked, Version};
+use cgrove_core::actual::{Actual, Group, Hierarchy, Marked, Set, Version};
 use cgrove_core::desired::{Desired, Form};
 use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
 use cgrove_core::knobs::{Unset, find, knobs, witness};
@@ -16,9 +15,9 @@ use cgrove_core::plan::{Prune, files_to_read};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
-use crate::file::{proc_dir, text, text_at};
+use crate::file::{Standing, proc_dir, text, text_at};
 use crate::host::{Host, Mount, Parents};
-use crate::mark::Identity;
+use crate::mark::{Found, Identity, Marks};
 use crate::paths::{Tree, cgroup_of};
 use crate::{Fault, procs};
 
@@ -73,10 +72,17 @@ impl Scope<'_> {
         }
         let read = files_to_read(self.desired, &self.host.machine, &out);
         let home = cgroup_of(own, &mount.label).and_then(|p| tree.group_of(&p));
-        let mut walk =
-            Walk { scope: self, mount, tree: &tree, read: &read, home, buffer: Vec::new(), groups: &mut out.groups };
+        let mut walk = Walk {
+            scope: self,
+            mount,
+            tree: &tree,
+            read: &read,
+            home,
+            marks: self.identity.marks(mount),
+            groups: &mut out.groups,
+        };
         // A top that is gone is seen by what comes next.
-        walk.group(&root, &tree.dir(&root), Way { above: CWD, name: &tree.dir(&root).to_string_lossy() });
+        walk.group(&root, &tree.dir(&root), Way { above: CWD, name: &tree.dir(&root).to_string_lossy(), owner: None });
         parents_values(&tree, &mut out.groups);
         Ok(out)
     }
@@ -162,18 +168,21 @@ pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> Control
     let others = host.mounts.iter().filter(|m| !m.controllers.intersects(desired.controllers));
     let holds = |mount: &&Mount| {
         let top = Tree::new(mount, &identity.parents).dir(&GroupPath::root());
-        let mut todo = vec![(top, 0)];
-        while let Some((dir, depth)) = todo.pop() {
+        let mut marks = identity.marks(mount);
+        let mut todo = vec![(top, GroupPath::root())];
+        while let Some((dir, path)) = todo.pop() {
             for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-                let Ok(meta) = entry.metadata() else { continue };
-                if !meta.is_dir() || depth > DEEPEST {
+                let Some(group) = entry.file_name().to_str().and_then(|name| path.child(name)) else { continue };
+                let dir = entry.path();
+                let Ok(stat) = statat(CWD, &dir, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory || group.depth() > DEEPEST {
                     continue;
                 }
-                if matches!(identity.read(mount.version, &entry.path(), meta.ino(), &mut Vec::new()), Marked::Ours(_)) {
+                if matches!(marks.read(&group, &dir, Standing::from(&stat)).here(false), Marked::Ours(_)) {
                     return true;
                 }
-                if meta.nlink() > 2 {
-                    todo.push((entry.path(), depth + 1));
+                if stat.st_nlink > 2 {
+                    todo.push((dir, group));
                 }
             }
         }
@@ -181,6 +190,9 @@ pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> Control
     };
     others.filter(holds).flat_map(|m| m.controllers.iter()).collect()
 }
+
+const PLANTED: &str = "it has no mark of ours, and lies in a directory whose owner may rename groups, but is not his: another \
+    one may have been renamed to this name; to have it managed, remove it, so that it is made anew, or give the directory above back to root";
 
 /// Deeper groups than this are not looked into, and nothing above them is removed.
 const DEEPEST: usize = 64;
@@ -192,7 +204,7 @@ struct Walk<'a> {
     read: &'a BTreeMap<GroupPath, BTreeSet<String>>,
     /// Where the daemon itself runs.
     home: Option<GroupPath>,
-    buffer: Vec<u8>,
+    marks: Marks<'a>,
     groups: &'a mut BTreeMap<GroupPath, Group>,
 }
 
@@ -202,13 +214,15 @@ struct Walk<'a> {
 struct Way<'a> {
     above: BorrowedFd<'a>,
     name: &'a str,
+    /// Who may rename what is in the directory above, where somebody may.
+    owner: Option<u32>,
 }
 
 impl Walk<'_> {
     /// One group and everything below. What vanishes is left out; what cannot be read is pinned, and the rest goes on.
     fn group(&mut self, path: &GroupPath, dir: &Path, way: Way<'_>) {
-        let (links, inode) = match statat(way.above, way.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => (stat.st_nlink, stat.st_ino),
+        let (links, standing) = match statat(way.above, way.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => (stat.st_nlink, Standing::from(&stat)),
             Err(Errno::NOENT) => return,
             Err(_) => return self.pin(path, "it cannot be read"),
         };
@@ -218,13 +232,22 @@ impl Walk<'_> {
             return self.pin(path, "something else is mounted over it");
         }
         let at_root = path.is_root() && self.tree.parent.is_root();
-        let mark = if at_root { Marked::No } else { self.read_mark(dir, inode) };
-        let mut group = Group { mark, inode: Some(inode), ..Group::default() };
+        let declared = self.declares(path);
+        let found = if at_root { Found::NOTHING } else { self.marks.read(path, dir, standing) };
+        let loose = found.loose;
+        let mark = match found.here(declared) {
+            Marked::No if declared && self.may_be_planted(standing, way) => Marked::Foreign(PLANTED.into()),
+            mark => mark,
+        };
+        let mut group = Group { mark, inode: Some(standing.inode), ..Group::default() };
         if self.mount.version == Version::V2 && !path.is_root() {
             group.threaded =
                 text_at(way.above, format!("{}/cgroup.type", way.name)).is_ok_and(|t| t.trim() != "domain");
         }
         self.values(path, way, &mut group);
+        if loose {
+            self.keep_what_holds(path, dir, standing, &mut group);
+        }
         self.residents(path, dir, &mut group);
         self.groups.insert(path.clone(), group);
         // kernfs counts one link for each child directory, so most groups need no listing.
@@ -242,17 +265,37 @@ impl Walk<'_> {
         };
         let entries = listing.by_ref().flatten().filter(|e| e.file_type() == FileType::Directory);
         let children: Vec<_> = entries.map(|e| e.file_name().to_owned()).collect();
+        let owner = standing.others.then_some(standing.uid);
         let Ok(above) = listing.fd() else { return self.pin(path, "it cannot be listed") };
         for name in children.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
             match name.to_str().ok().and_then(|name| Some((name, path.child(name)?))) {
-                Some((name, child)) => self.group(&child, &dir.join(name), Way { above, name }),
+                Some((name, child)) => self.group(&child, &dir.join(name), Way { above, name, owner }),
                 None => self.pin(path, "a group below it has a name that is not UTF-8"),
             }
         }
     }
 
-    fn read_mark(&mut self, dir: &Path, inode: u64) -> Marked {
-        self.scope.identity.read(self.mount.version, dir, inode, &mut self.buffer)
+    fn declares(&self, path: &GroupPath) -> bool {
+        let groups = &self.scope.desired.groups;
+        path.is_root() || groups.get(path).is_some_and(|g| g.controllers.intersects(self.mount.controllers))
+    }
+
+    /// v1 lets the owner of a directory rename the groups in it, whosesoever they are: one without a mark that is not
+    /// his may be another group than the one that is declared here.
+    fn may_be_planted(&self, standing: Standing, way: Way<'_>) -> bool {
+        self.mount.version == Version::V1 && way.owner.is_some_and(|owner| owner != standing.uid)
+    }
+
+    /// A mark where others may write counts once, and only as far as the files still say so: what was sealed earlier
+    /// may have been put back. From then on the ledger has it.
+    fn keep_what_holds(&mut self, path: &GroupPath, dir: &Path, standing: Standing, group: &mut Group) {
+        let Marked::Ours(mark) = &mut group.mark else { return };
+        let says = |file: &String| group.values.get(file).map(|text| text.trim());
+        let holds = |file: &String, set: &Set| {
+            says(file).is_some_and(|now| now == set.want.trim() || set.kept.as_deref().is_some_and(|k| k.trim() == now))
+        };
+        mark.files = std::mem::take(&mut mark.files).into_iter().filter(|(file, set)| holds(file, set)).collect();
+        self.marks.keep(path, dir, standing.inode, mark);
     }
 
     fn pin(&mut self, path: &GroupPath, why: &'static str) {
@@ -276,9 +319,7 @@ impl Walk<'_> {
 
     /// Who lives in a group that may have to go.
     fn residents(&self, path: &GroupPath, dir: &Path, group: &mut Group) {
-        let undeclared = !path.is_root()
-            && !self.scope.desired.groups.get(path).is_some_and(|g| g.controllers.intersects(self.mount.controllers));
-        if !undeclared || (group.ours().is_none() && self.scope.prune != Prune::All) {
+        if self.declares(path) || (group.ours().is_none() && self.scope.prune != Prune::All) {
             return;
         }
         if self.home.as_ref().is_some_and(|h| h == path || h.is_below(path)) {

@@ -8,6 +8,7 @@ use cgrove_cgroupfs::apply::{Apply, Outcome};
 use cgrove_cgroupfs::attach::Origins;
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::lock::{Lock, LockError};
+use cgrove_cgroupfs::mark::take_over;
 use cgrove_cgroupfs::notices::{Ground, Place};
 use cgrove_cgroupfs::observe::{Scope, lingering, parents_stand};
 use cgrove_cgroupfs::paths::Tree;
@@ -15,7 +16,7 @@ use cgrove_cgroupfs::{Fault, lock};
 use cgrove_core::actual::{Actual, Version};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, covers, plan};
+use cgrove_core::plan::{Action, Approval, Note, Op, Plan, Removal, covers, plan};
 use tracing::field::Empty;
 
 use crate::approvals;
@@ -28,6 +29,7 @@ use cgrove_config::Config;
 /// What holds between rounds.
 pub(crate) struct Engine {
     pub(crate) config: Arc<Config>,
+    #[allow(dead_code, reason = "held for its drop")]
     lock: Lock,
     origins: Origins,
     /// Removals that were approved and are not finished.
@@ -36,6 +38,8 @@ pub(crate) struct Engine {
     refused: Vec<Removal>,
     /// The rules as they were last looked up.
     pub(crate) sources: Option<Sources>,
+    /// What was wrong with marks at the last look.
+    trouble: Vec<String>,
     /// Beats with each action.
     pub(crate) pulse: Option<Pulse>,
     /// Hears of each action of a long round.
@@ -74,6 +78,7 @@ impl Engine {
             approved: BTreeSet::new(),
             refused: Vec::new(),
             sources: None,
+            trouble: Vec::new(),
             pulse: None,
             progress: None,
         })
@@ -98,13 +103,14 @@ impl Engine {
             progress.begin();
         }
         let made = make_parent(&config, desired)?;
-        let Scenery { host, actual, desired } = {
+        let Scenery { host, actual, desired, trouble } = {
             let _step = step!("observe");
             observe(&config, desired)?
         };
-        if !made.is_empty() {
-            // A parent that was just made is ours from now on.
-            self.lock.acquire(&host, config.parents())?;
+        let identity = &config.cgroup.identity;
+        let taken_over = if identity.is_taken_over() { Ok(()) } else { take_over(&host, identity, &actual) };
+        for why in trouble.iter().filter(|why| !self.trouble.contains(why)) {
+            tracing::error!("{why}");
         }
         let desired = &*desired;
         let approval = approval(&config, previous, self.approved.clone());
@@ -113,7 +119,9 @@ impl Engine {
             plan(desired, &actual, &config.cgroup.policy, &approval)
         };
         self.remember_approval(&plan);
-        let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &plan.actions);
+        plan.notes.extend(trouble.iter().map(|why| about_marks(why)));
+        self.trouble = trouble;
+        let mut apply = Apply::new(&host, identity, &actual, &plan.actions);
         let prepared: Vec<Action> = made.iter().map(|(action, _)| action.clone()).collect();
         let mut outcomes = made;
         let is_removal = |a: &&Action| a.op == Op::Remove;
@@ -122,10 +130,6 @@ impl Engine {
         for action in plan.due().filter(|a| !is_removal(a)) {
             self.beat(outcomes.len(), total);
             outcomes.push((action.clone(), apply.run(action)));
-            if action.op == Op::Create && action.group.is_root() {
-                // A parent that was just made is ours from now on.
-                self.lock.acquire(&host, config.parents())?;
-            }
         }
         drop(applying);
         self.refused.clone_from(&plan.refused);
@@ -157,7 +161,8 @@ impl Engine {
                 }
             }
         }
-        let faults = apply.finish();
+        let mut faults = apply.finish();
+        faults.extend(taken_over.err());
         drop(removing);
         whole.record("actions", outcomes.len());
         whole.record("failed", told_failures(&outcomes));
@@ -228,6 +233,13 @@ pub(crate) struct Scenery<'a> {
     pub(crate) actual: Actual,
     /// The document's tree, also in hierarchies that still hold it.
     pub(crate) desired: Cow<'a, Desired>,
+    /// What is wrong with marks.
+    pub(crate) trouble: Vec<String>,
+}
+
+/// For people who read a plan or the status.
+pub(crate) fn about_marks(why: &str) -> Note {
+    Note { hierarchy: "marks".into(), group: GroupPath::root(), knob: None, text: why.into() }
 }
 
 /// What lets held removals go, and what is held.
@@ -248,7 +260,8 @@ pub(crate) fn observe<'a>(config: &Config, desired: &'a Desired) -> Result<Scene
     let host = host.knowing(desired.device_paths());
     let scope = Scope { host: &host, identity: &config.cgroup.identity, desired: &desired, prune: config.prune() };
     let actual = scope.observe()?;
-    Ok(Scenery { host, actual, desired })
+    let trouble = config.cgroup.identity.trouble();
+    Ok(Scenery { host, actual, desired, trouble })
 }
 
 /// v2: the parent with its controllers, before anything is planned below it: only then a group shows which files
@@ -258,7 +271,7 @@ pub(crate) fn make_parent(config: &Config, desired: &Desired) -> Result<Vec<(Act
     if parents_stand(&host, &config.cgroup.identity.parents, desired) {
         return Ok(Vec::new());
     }
-    let Scenery { host, actual, desired } = observe(config, desired)?;
+    let Scenery { host, actual, desired, .. } = observe(config, desired)?;
     let plan = plan(&desired, &actual, &config.cgroup.policy, &Approval::default());
     let unfinished =
         |label: &str| actual.hierarchies.iter().any(|h| h.label == label && !h.complete && h.version == Version::V2);

@@ -1,16 +1,15 @@
 //! From the file's shape to [`Config`]: defaults, units, and what does not fit together.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use cgrove_cgroupfs::host::Parents;
-use cgrove_cgroupfs::ledger::Ledger;
 use cgrove_cgroupfs::mark::Identity;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::knobs::CpuConversion;
 use cgrove_core::plan::{Policy, Protected, Prune};
 use cgrove_core::rules::Criteria;
+use cgrove_state::StateDir;
 use rustix::thread::CapabilitySet;
 
 use super::redis::redis;
@@ -181,7 +180,7 @@ fn cgroup(raw: RawCgroup, cpu: &RawCpu, state_dir: &Path) -> Result<Cgroup, Bad>
         other => return Err(("cgroup.marks", format!("{other:?} is not one of \"auto\", \"state_dir\""))),
     };
     let instance = raw.instance.unwrap_or_else(|| "cgrove".into());
-    let identity = Identity { instance, parents, ledger: Arc::new(Ledger::new(state_dir)), ledger_only };
+    let identity = Identity::new(instance, parents, &StateDir::new(state_dir), ledger_only);
     Ok(Cgroup {
         dir: raw.dir.unwrap_or_else(|| "/sys/fs/cgroup".into()),
         identity,

@@ -138,4 +138,4 @@ impl Set {
 }
 
 /// The present mark format.
-pub const MARK_FORMAT: u32 = 1;
+pub const MARK_FORMAT: u32 = 2;

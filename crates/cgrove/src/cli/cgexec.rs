@@ -5,6 +5,7 @@ use std::process::Command;
 
 use cgrove_cgroupfs::apply::{Apply, Outcome};
 use cgrove_cgroupfs::host::{Host, Mount};
+use cgrove_cgroupfs::lock::daemon;
 use cgrove_cgroupfs::paths::Tree;
 use cgrove_core::actual::Version;
 use cgrove_core::desired::Desired;
@@ -158,7 +159,12 @@ fn make<'a>(config: &Config, desired: &Desired, paths: impl Iterator<Item = &'a 
         |op: &Op| matches!(op, Op::Settle) || matches!(op, Op::Write(w) if w.file == "cgroup.subtree_control");
     let needed = |a: &&Action| wanted.contains(&a.group) && (fresh(&a.group, &a.hierarchy) || hands_down(&a.op));
     let actions: Vec<_> = plan.due().filter(needed).cloned().collect();
-    let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &actions);
+    // What a running daemon keeps is not this command's to write: it marks such groups itself when it sees them.
+    let identity = match daemon(&host, config.parents()) {
+        Some(_) => config.cgroup.identity.beside_a_daemon(),
+        None => config.cgroup.identity.clone(),
+    };
+    let mut apply = Apply::new(&host, &identity, &actual, &actions);
     for action in &actions {
         if let Outcome::Failed { fault } = apply.run(action) {
             match action.op {

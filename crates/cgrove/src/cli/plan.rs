@@ -148,9 +148,10 @@ fn config_or_default(args: &Args, tree: Option<&str>) -> Result<Arc<Config>, Exi
 }
 
 fn compute(config: &Config, desired: &Desired, previous: Option<String>) -> Result<(Plan, Vec<Move>), Exit> {
-    let Scenery { host, actual, desired } = engine::observe(config, desired)?;
+    let Scenery { host, actual, desired, trouble } = engine::observe(config, desired)?;
     let approval = engine::approval(config, previous, BTreeSet::new());
-    let plan = core::plan(&desired, &actual, &config.cgroup.policy, &approval);
+    let mut plan = core::plan(&desired, &actual, &config.cgroup.policy, &approval);
+    plan.notes.extend(trouble.iter().map(|why| engine::about_marks(why)));
     let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
     let subject = Subject { config, host: &host, desired: &desired, refused: &refused };
     document::warn_unless_root();

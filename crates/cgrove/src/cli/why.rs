@@ -21,7 +21,7 @@ use cgrove_config::Config;
 pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
     let config = document::load(args)?;
     let desired = document::in_force(&config)?;
-    let engine::Scenery { host, actual, desired } = engine::observe(&config, &desired)?;
+    let engine::Scenery { host, actual, desired, .. } = engine::observe(&config, &desired)?;
     let plan = plan(&desired, &actual, &config.cgroup.policy, &Approval::default());
     let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
     let subject = Subject { config: &config, host: &host, desired: &desired, refused: &refused };

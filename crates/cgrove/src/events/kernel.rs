@@ -35,7 +35,8 @@ impl Ears {
     pub(crate) fn listen_to(&self, places: Vec<Place>) {
         let again = self.drift.is_blind();
         self.places.send_if_modified(|now| {
-            let news = again || **now != places;
+            // What was made twice in a row is another each time.
+            let news = again || places.iter().any(|p| p.made) || **now != places;
             if news {
                 *now = Arc::new(places);
             }

@@ -27,7 +27,7 @@ pub(super) async fn get_group(library: &Library, path: &GroupPath) -> Result<Val
         // Only this group and those above it: a look at one costs the same in a large tree.
         let mut narrow = document.desired.as_ref().clone();
         narrow.groups.retain(|group, _| group == path || path.is_below(group));
-        let Scenery { host, actual, desired } =
+        let Scenery { host, actual, desired, .. } =
             engine::observe(&config, &narrow).map_err(|e| Problem::Away(e.to_string()))?;
         let knobs = compare(&desired, &actual, &config.cgroup.policy, path);
         let mut pids: Vec<i32> = Vec::new();

@@ -113,7 +113,7 @@ fn tune(
             continue;
         }
         if let Some(Marked::Foreign(who)) = hierarchy.groups.get(path).map(|g| &g.mark) {
-            note(path, None, format!("refused: the group belongs to another cgrove ({who})"));
+            note(path, None, format!("refused: {who}"));
             refused.push(path.clone());
             continue;
         }
