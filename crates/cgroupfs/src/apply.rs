@@ -5,17 +5,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod places;
+
 use cgrove_core::actual::{Actual, Group, Hierarchy, Mark, Marked, Set, Version};
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Op, Write};
 use nix::libc;
 use serde::Serialize;
 
-use crate::file::{Standing, put, put_to_read, text, text_of};
+use crate::file::{Standing, put, put_to_read, text, text_at, text_of};
 use crate::host::Host;
 use crate::mark::{Identity, Marks};
 use crate::paths::{Tree, target};
 use crate::{Fault, drain};
+use places::Places;
 
 /// What became of one action.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,7 +38,7 @@ pub enum Outcome {
 }
 
 /// A mount of the host by number, and a group in it.
-type Key = (usize, GroupPath);
+pub(crate) type Key = (usize, GroupPath);
 
 /// Groups that keep forking must not keep the next document waiting; they are tried again later.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,6 +54,8 @@ pub struct Apply<'a> {
     identity: &'a Identity,
     /// Of each mount.
     trees: Arc<[Tree]>,
+    /// Directories that somebody may rename meanwhile.
+    places: Places,
     /// Where marks lie, of each mount.
     attributes: Vec<Marks<'a>>,
     page: u64,
@@ -98,6 +103,7 @@ impl<'a> Apply<'a> {
             identity,
             attributes: host.mounts.iter().map(|mount| identity.marks(mount)).collect(),
             trees,
+            places: Places::new(host, actual),
             page: host.machine.page,
             marks,
             dirty: BTreeSet::new(),
@@ -114,6 +120,9 @@ impl<'a> Apply<'a> {
         let trees = self.trees.clone();
         let Some(key) = key(self.host, action) else { return Outcome::AlreadySo };
         let Some(tree) = trees.get(key.0) else { return Outcome::AlreadySo };
+        if let Err(fault) = self.places.hold(tree, &key, &action.op) {
+            return Outcome::Failed { fault };
+        }
         let result = match &action.op {
             Op::EnableAbove { controllers } => enable_above(tree, controllers),
             Op::Settle => drain::settle(tree, &key.1, self.deadline).map(|()| Outcome::Done { kept: None }),
@@ -177,7 +186,11 @@ impl<'a> Apply<'a> {
 
     fn write_mark(&mut self, tree: &Tree, key: &Key) -> Result<(), Fault> {
         let (Some(marks), Some(mark)) = (self.attributes.get_mut(key.0), self.marks.get(key)) else { return Ok(()) };
-        marks.write(&key.1, &tree.dir(&key.1), mark)
+        let dir = tree.dir(&key.1);
+        match self.places.directory(key) {
+            Some(open) => marks.write_open(&key.1, &dir, open, mark),
+            None => marks.write(&key.1, &dir, mark),
+        }
     }
 
     fn create(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
@@ -201,6 +214,7 @@ impl<'a> Apply<'a> {
             }
             Err(e) => return Err(Fault::new("mkdir", &dir, &e)),
         };
+        self.places.hold_new(tree, key)?;
         self.marks.insert(key.clone(), mark);
         self.announce(tree, key)?;
         Ok(outcome)
@@ -237,7 +251,8 @@ impl<'a> Apply<'a> {
                     let (file, value) = target(file, value);
                     let own = file == write.file;
                     let path = tree.file(&key.1, file);
-                    match put_to_read(&path, value).map(|file| open = Some(file).filter(|_| own)) {
+                    let (above, at) = self.places.file(key, file, &path);
+                    match put_to_read(above, at, value).map(|file| open = Some(file).filter(|_| own)) {
                         // v2 takes no empty cpuset back while processes are in the group: all that the parent has
                         // means the same, until the parent changes.
                         Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && value == "\n" => {
@@ -260,9 +275,10 @@ impl<'a> Apply<'a> {
             return Err(fault);
         }
         let Some(want) = &write.want else { return Ok(Outcome::Done { kept: None }) };
+        let (above, at) = self.places.file(key, &write.file, &path);
         let read = match &open {
             Some(file) => text_of(file),
-            None => text(&path),
+            None => text_at(above, at),
         };
         let now = match read {
             Ok(now) => now,
@@ -316,7 +332,10 @@ impl<'a> Apply<'a> {
         let stays = |p: &GroupPath| !self.going.contains(&(key.0, p.clone()));
         let seats = key.1.ancestors().filter(stays).map(|p| tree.seat(&p)).filter(|seat| *seat != key.1);
         let refuge: Vec<PathBuf> = seats.map(|seat| tree.members(&seat)).collect();
-        let gone = drain::remove(&tree.dir(&key.1), &tree.members(&key.1), &refuge, self.deadline)?;
+        let members = tree.members(&key.1);
+        let name = members.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let (above, at) = self.places.file(key, name, &members);
+        let gone = drain::remove(&tree.dir(&key.1), &|| text_at(above, at), &refuge, self.deadline)?;
         self.dirty.remove(key);
         Ok(if gone { Outcome::Done { kept: None } } else { Outcome::AlreadySo })
     }

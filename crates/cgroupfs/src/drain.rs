@@ -8,16 +8,19 @@ use nix::errno::Errno;
 use cgrove_core::ids::GroupPath;
 
 use crate::Fault;
-use crate::file::put;
+use crate::file::{put, text};
 use crate::paths::Tree;
 
 /// How long a group may keep forking or the kernel keep it busy before we try again later.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Reads who is in a group.
+type Members<'a> = dyn Fn() -> std::io::Result<String> + 'a;
+
 /// Removes `dir`. `refuge` lists the files of the ancestors that stay, nearest first: the first one that takes a
 /// member is used. On v1 members are threads, so that a process spread over several groups is left so.
 /// Gives up at `latest`. Returns false when the group was gone already.
-pub(crate) fn remove(dir: &Path, tasks: &Path, refuge: &[PathBuf], latest: Instant) -> Result<bool, Fault> {
+pub(crate) fn remove(dir: &Path, members: &Members<'_>, refuge: &[PathBuf], latest: Instant) -> Result<bool, Fault> {
     let deadline = latest.min(Instant::now() + PATIENCE);
     let mut stuck: Option<Fault> = None;
     let mut pause = Duration::from_micros(200);
@@ -32,7 +35,7 @@ pub(crate) fn remove(dir: &Path, tasks: &Path, refuge: &[PathBuf], latest: Insta
             }
             Err(e) => return Err(Fault::new("rmdir", dir, &e)),
         }
-        let (moved, fault) = evacuate(tasks, refuge);
+        let (moved, fault) = evacuate(members, refuge);
         stuck = fault;
         if moved == 0 {
             // Empty but busy: the kernel is still releasing it, or its last process is exiting.
@@ -48,7 +51,7 @@ pub(crate) fn settle(tree: &Tree, group: &GroupPath, latest: Instant) -> Result<
     let deadline = latest.min(Instant::now() + PATIENCE);
     let (procs, leaf) = (tree.procs(group), [tree.procs(&group.leaf())]);
     loop {
-        let (moved, fault) = evacuate(&procs, &leaf);
+        let (moved, fault) = evacuate(&|| text(&procs), &leaf);
         match fault {
             _ if moved > 0 && Instant::now() < deadline => {}
             Some(fault) => return Err(fault),
@@ -58,10 +61,10 @@ pub(crate) fn settle(tree: &Tree, group: &GroupPath, latest: Instant) -> Result<
 }
 
 /// Moves every thread listed now; returns how many went, and the last refusal.
-fn evacuate(tasks: &Path, refuge: &[PathBuf]) -> (usize, Option<Fault>) {
+fn evacuate(members: &Members<'_>, refuge: &[PathBuf]) -> (usize, Option<Fault>) {
     let mut moved = 0;
     let mut fault = None;
-    for tid in std::fs::read_to_string(tasks).unwrap_or_default().lines() {
+    for tid in members().unwrap_or_default().lines() {
         for target in refuge {
             match put(target, tid) {
                 Ok(()) => {

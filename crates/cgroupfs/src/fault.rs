@@ -56,6 +56,9 @@ fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
         (_, Errno::EXDEV | Errno::ELOOP, _) => {
             "this is no cgroup file: something else is mounted or linked here, see findmnt"
         }
+        ("find", Errno::ESTALE, _) => {
+            "another group has this name by now: whoever may write the directory above renames groups; it is looked at again"
+        }
         ("lock", Errno::EPERM, _) => "others than root may write it: chown it to root and chmod go-w, or remove it",
         ("keep", Errno::EPERM, _) => {
             "whoever may write this file may have been faster than our look at it, so that what it says is not remembered as \

@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, StatxFlags, openat, openat2, statat, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fstat, openat, openat2, statat, statx};
 use rustix::io::Errno;
-use rustix::path::Arg;
 use rustix::process::{getegid, geteuid};
 
 /// `/proc/PID`, and what is in it.
@@ -34,6 +33,14 @@ impl Standing {
     }
 }
 
+impl TryFrom<&File> for Standing {
+    type Error = io::Error;
+
+    fn try_from(file: &File) -> io::Result<Self> {
+        Ok(Self::from(&fstat(file)?))
+    }
+}
+
 impl From<&Stat> for Standing {
     fn from(stat: &Stat) -> Self {
         // Root's own need no further question.
@@ -44,27 +51,47 @@ impl From<&Stat> for Standing {
     }
 }
 
-/// A kernel file's text. Without asking first how long it is: the kernel does not know.
+/// No kernel file that we read is longer, not even the list of a million processes.
+const LONGEST: usize = 16 << 20;
+
+/// A kernel file's text. Without asking first how long it is: the kernel does not know. Never through a link, never
+/// waiting for a writer, and only as much as a kernel file may hold.
 pub(crate) fn text(path: &Path) -> io::Result<String> {
-    text_at(CWD, path)
+    text_of(&reading(CWD, path, NO_LINKS)?)
 }
 
-/// The same, below an open directory.
-pub(crate) fn text_at(above: BorrowedFd<'_>, path: impl Arg) -> io::Result<String> {
-    text_of(&File::from(openat(above, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?))
+/// The same, below an open directory and in its mount.
+pub(crate) fn text_at(above: BorrowedFd<'_>, path: &Path) -> io::Result<String> {
+    // The top of a walk has a whole path.
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
+    let resolve = if above.as_raw_fd() == CWD.as_raw_fd() { NO_LINKS } else { NO_LINKS.union(inside) };
+    text_of(&reading(above, path, resolve)?)
+}
+
+const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
+
+fn reading(above: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    match openat2(above, path, flags, Mode::empty(), resolve) {
+        // Before Linux 5.6, or forbidden by a sandbox that does not know it.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            Ok(File::from(openat(above, path, flags | OFlags::NOFOLLOW, Mode::empty())?))
+        }
+        result => Ok(File::from(result?)),
+    }
 }
 
 /// The text of an open file, from its beginning.
 pub(crate) fn text_of(file: &File) -> io::Result<String> {
     let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
     // As long as something comes: a list of many lines comes in parts.
-    loop {
+    while text.len() < LONGEST {
         match file.read_at(&mut buffer, text.len() as u64)? {
-            0 => break,
+            0 => return String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into()),
             length => text.extend_from_slice(buffer.get(..length).unwrap_or_default()),
         }
     }
-    String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into())
+    Err(io::Error::from_raw_os_error(libc::EFBIG))
 }
 
 /// One write(2): cgroup files take a whole value in one call.
@@ -72,15 +99,21 @@ pub(crate) fn put(path: &Path, value: &str) -> io::Result<()> {
     open(path)?.write_all(value.as_bytes())
 }
 
-/// The same; the file stays open, so that what the kernel made of the value is read without finding it again.
-pub(crate) fn put_to_read(path: &Path, value: &str) -> io::Result<File> {
-    let mut file = match open_for(path, OFlags::RDWR) {
+/// The same, below an open directory if the path is not a whole one; the file stays open, so that what the kernel made of the value is read without finding it again.
+pub(crate) fn put_to_read(above: BorrowedFd<'_>, path: &Path, value: &str) -> io::Result<File> {
+    let mut file = match open_for(above, path, OFlags::RDWR) {
         // Some files can only be written (devices.allow).
-        Err(e) if e.raw_os_error() == Some(libc::EACCES) => open(path)?,
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => open_for(above, path, OFlags::WRONLY)?,
         result => result?,
     };
     file.write_all(value.as_bytes())?;
     Ok(file)
+}
+
+/// A group's directory, to work below it whatever its name is by then.
+pub(crate) fn open_directory(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(File::from(openat(CWD, path, flags, Mode::empty())?))
 }
 
 /// A kernel file to be read, below its hierarchy's root and in no other mount: what someone mounted over a group is not
@@ -88,7 +121,7 @@ pub(crate) fn put_to_read(path: &Path, value: &str) -> io::Result<File> {
 pub(crate) fn look(root: &File, path: &Path) -> io::Result<File> {
     let inside =
         ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     match openat2(root, path, flags, Mode::empty(), inside) {
         Ok(fd) => Ok(File::from(fd)),
         // systemd's RestrictSUIDSGID= forbids openat2.
@@ -99,7 +132,12 @@ pub(crate) fn look(root: &File, path: &Path) -> io::Result<File> {
 
 /// The same without openat2: the mount is compared afterwards.
 fn look_and_compare(root: &File, path: &Path) -> io::Result<File> {
-    let file = File::from(openat(root, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?);
+    let file = File::from(openat(
+        root,
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )?);
     if mount_of(&file) == mount_of(root) { Ok(file) } else { Err(io::Error::from_raw_os_error(libc::EXDEV)) }
 }
 
@@ -112,15 +150,15 @@ fn mount_of(file: &File) -> Option<u64> {
 /// A kernel file to be written. What only looks like one, because someone mounted or linked something else there
 /// between our look and now, is refused.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    open_for(path, OFlags::WRONLY)
+    open_for(CWD, path, OFlags::WRONLY)
 }
 
-fn open_for(path: &Path, access: OFlags) -> io::Result<File> {
+fn open_for(above: BorrowedFd<'_>, path: &Path, access: OFlags) -> io::Result<File> {
     let flags = access | OFlags::CLOEXEC;
-    let file = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
+    let file = match openat2(above, path, flags, Mode::empty(), NO_LINKS) {
         Ok(fd) => File::from(fd),
         // Before Linux 5.6, or forbidden by a sandbox that does not know it.
-        Err(Errno::NOSYS | Errno::PERM) => File::from(openat(CWD, path, flags | OFlags::NOFOLLOW, Mode::empty())?),
+        Err(Errno::NOSYS | Errno::PERM) => File::from(openat(above, path, flags | OFlags::NOFOLLOW, Mode::empty())?),
         Err(e) => return Err(e.into()),
     };
     let kind = fstatfs(&file).map_err(io::Error::from)?.filesystem_type();
@@ -132,7 +170,28 @@ fn open_for(path: &Path, access: OFlags) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
+
+    #[test]
+    fn nothing_that_only_looks_like_a_kernel_file_is_read_whole_or_waited_for() {
+        let dir = std::env::temp_dir().join(format!("cgrove-text-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("inner")).unwrap();
+        std::fs::write(dir.join("file"), "x\n").unwrap();
+        std::fs::File::create(dir.join("large")).unwrap().set_len(1 << 40).unwrap();
+        std::os::unix::fs::symlink("file", dir.join("link")).unwrap();
+        nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(text(&dir.join("file")).unwrap(), "x\n");
+        let error = |name: &str| text(&dir.join(name)).map_err(|e| e.raw_os_error()).unwrap_err();
+        assert_eq!(error("large"), Some(libc::EFBIG));
+        assert_eq!(error("link"), Some(libc::ELOOP));
+        // A FIFO without a writer is at its end, and does not block.
+        assert!(text(&dir.join("fifo")).is_err());
+        let inner = File::open(dir.join("inner")).unwrap();
+        assert!(text_at(inner.as_fd(), Path::new("../file")).is_err());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn what_lies_in_another_mount_is_not_looked_at() {

@@ -8,13 +8,14 @@ mod seal;
 mod secret;
 mod slow;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cgrove_core::actual::{Actual, MARK_FORMAT, Mark, Marked, Version};
 use cgrove_core::ids::GroupPath;
 use cgrove_state::{StateDir, StateError};
-use rustix::fs::{XattrFlags, getxattr, setxattr};
+use rustix::fs::{XattrFlags, fsetxattr, getxattr, setxattr};
 use rustix::io::Errno;
 
 use self::ledger::Ledger;
@@ -227,6 +228,23 @@ impl Marks<'_> {
     /// Replaces a directory's mark.
     pub fn write(&mut self, group: &GroupPath, dir: &Path, mark: &Mark) -> Result<(), Fault> {
         let standing = Standing::of(dir).map_err(|e| Fault::new("mark", dir, &e))?;
+        self.write_as(group, dir, standing, mark, |text| setxattr(dir, NAME, text, XattrFlags::empty()))
+    }
+
+    /// The same for an open directory, whatever is called so by now.
+    pub(crate) fn write_open(&mut self, group: &GroupPath, dir: &Path, open: &File, mark: &Mark) -> Result<(), Fault> {
+        let standing = Standing::try_from(open).map_err(|e| Fault::new("mark", dir, &e))?;
+        self.write_as(group, dir, standing, mark, |text| fsetxattr(open, NAME, text, XattrFlags::empty()))
+    }
+
+    fn write_as(
+        &mut self,
+        group: &GroupPath,
+        dir: &Path,
+        standing: Standing,
+        mark: &Mark,
+        set: impl FnOnce(&[u8]) -> Result<(), Errno>,
+    ) -> Result<(), Fault> {
         if group.is_root() || self.parent_inode == 0 {
             self.look_at_parent();
         }
@@ -237,7 +255,7 @@ impl Marks<'_> {
             return Ok(());
         }
         let place = Place { boot: ledger.boot(), hierarchy: self.label, inode: standing.inode };
-        match setxattr(dir, NAME, &secret.seal(&place, &body), XattrFlags::empty()) {
+        match set(&secret.seal(&place, &body)) {
             Err(Errno::OPNOTSUPP) => {
                 ledger.set(self.label, dir, standing.inode, body);
                 Ok(())

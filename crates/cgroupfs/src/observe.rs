@@ -82,7 +82,11 @@ impl Scope<'_> {
             groups: &mut out.groups,
         };
         // A top that is gone is seen by what comes next.
-        walk.group(&root, &tree.dir(&root), Way { above: CWD, name: &tree.dir(&root).to_string_lossy(), owner: None });
+        walk.group(
+            &root,
+            &tree.dir(&root),
+            Way { above: CWD, name: &tree.dir(&root).to_string_lossy(), owner: None, exposed: false },
+        );
         parents_values(&tree, &mut out.groups);
         Ok(out)
     }
@@ -128,7 +132,7 @@ fn above(tree: &Tree) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let dirs = start.ancestors().take_while(|d| d.starts_with(&tree.mount));
-        let text = dirs.filter_map(|d| std::fs::read_to_string(d.join(name)).ok()).find(|t| !t.trim().is_empty());
+        let text = dirs.filter_map(|d| text(&d.join(name)).ok()).find(|t| !t.trim().is_empty());
         out.extend(text.map(|t| (name.to_owned(), t)));
     }
     out
@@ -216,6 +220,8 @@ struct Way<'a> {
     name: &'a str,
     /// Who may rename what is in the directory above, where somebody may.
     owner: Option<u32>,
+    /// So somebody may, there or further up.
+    exposed: bool,
 }
 
 impl Walk<'_> {
@@ -233,16 +239,17 @@ impl Walk<'_> {
         }
         let at_root = path.is_root() && self.tree.parent.is_root();
         let declared = self.declares(path);
+        let exposed = self.mount.version == Version::V1 && (way.exposed || standing.others);
         let found = if at_root { Found::NOTHING } else { self.marks.read(path, dir, standing) };
         let loose = found.loose;
         let mark = match found.here(declared) {
             Marked::No if declared && self.may_be_planted(standing, way) => Marked::Foreign(PLANTED.into()),
             mark => mark,
         };
-        let mut group = Group { mark, inode: Some(standing.inode), ..Group::default() };
+        let mut group = Group { mark, inode: Some(standing.inode), exposed, ..Group::default() };
         if self.mount.version == Version::V2 && !path.is_root() {
             group.threaded =
-                text_at(way.above, format!("{}/cgroup.type", way.name)).is_ok_and(|t| t.trim() != "domain");
+                text_at(way.above, Path::new(&format!("{}/cgroup.type", way.name))).is_ok_and(|t| t.trim() != "domain");
         }
         self.values(path, way, &mut group);
         if loose {
@@ -269,7 +276,7 @@ impl Walk<'_> {
         let Ok(above) = listing.fd() else { return self.pin(path, "it cannot be listed") };
         for name in children.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
             match name.to_str().ok().and_then(|name| Some((name, path.child(name)?))) {
-                Some((name, child)) => self.group(&child, &dir.join(name), Way { above, name, owner }),
+                Some((name, child)) => self.group(&child, &dir.join(name), Way { above, name, owner, exposed }),
                 None => self.pin(path, "a group below it has a name that is not UTF-8"),
             }
         }
@@ -306,7 +313,7 @@ impl Walk<'_> {
     fn values(&self, path: &GroupPath, way: Way<'_>, group: &mut Group) {
         let declared = self.read.get(path);
         let mut read = |file: &String| {
-            if let Ok(text) = text_at(way.above, format!("{}/{file}", way.name)) {
+            if let Ok(text) = text_at(way.above, Path::new(&format!("{}/{file}", way.name))) {
                 group.values.insert(file.clone(), text);
             }
         };

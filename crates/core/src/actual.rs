@@ -73,6 +73,8 @@ pub struct Group {
     pub frozen: bool,
     /// Its directory's, while it was looked at: another one of the same name has another.
     pub inode: Option<u64>,
+    /// v1: somebody who is not root may rename the groups below it at any moment, and put one in another's place.
+    pub exposed: bool,
     /// v2: its type is not `domain`: someone spreads threads here, or below a group above.
     pub threaded: bool,
 }

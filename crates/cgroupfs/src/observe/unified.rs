@@ -6,6 +6,7 @@ use std::path::Path;
 use cgrove_core::ids::{Controller, ControllerSet, GroupPath};
 use cgrove_core::knobs::{Side, knobs};
 
+use crate::file::text;
 use crate::host::Mount;
 use crate::paths::Tree;
 
@@ -23,7 +24,7 @@ pub(super) fn closed_above(mount: &Mount, tree: &Tree) -> ControllerSet {
 
 /// What a directory hands to those below it.
 fn handed_down(dir: &Path) -> ControllerSet {
-    let text = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
+    let text = text(&dir.join("cgroup.subtree_control")).unwrap_or_default();
     text.split_whitespace().filter_map(Controller::parse).collect()
 }
 

@@ -1,0 +1,100 @@
+//! On v1 whoever may write a directory may rename the groups in it, whosesoever they are, at any moment. There we work below
+//! the very directory that was looked at, and not below whatever has its name by then.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use cgrove_core::actual::{Actual, Hierarchy};
+use cgrove_core::ids::GroupPath;
+use cgrove_core::plan::Op;
+use nix::libc;
+use rustix::fs::CWD;
+
+use super::Key;
+use crate::file::open_directory;
+use crate::host::Host;
+use crate::paths::Tree;
+use crate::{Fault, Standing};
+
+pub(super) struct Places {
+    /// Of each mount.
+    mounts: Vec<Exposed>,
+    open: HashMap<Key, File>,
+}
+
+/// What was looked at in a hierarchy where somebody may rename groups; empty elsewhere.
+#[derive(Default)]
+struct Exposed {
+    /// The groups below which somebody may.
+    above: HashSet<GroupPath>,
+    inodes: HashMap<GroupPath, u64>,
+}
+
+impl Exposed {
+    fn of(hierarchy: &Hierarchy) -> Self {
+        let above: HashSet<_> = hierarchy.groups.iter().filter(|(_, g)| g.exposed).map(|(p, _)| p.clone()).collect();
+        if above.is_empty() {
+            return Self::default();
+        }
+        let inodes = hierarchy.groups.iter().filter_map(|(path, g)| Some((path.clone(), g.inode?)));
+        Self { above, inodes: inodes.collect() }
+    }
+
+    fn covers(&self, group: &GroupPath) -> bool {
+        !self.above.is_empty() && group.ancestors().any(|path| self.above.contains(&path))
+    }
+}
+
+impl Places {
+    pub(super) fn new(host: &Host, actual: &Actual) -> Self {
+        let of = |label: &str| actual.hierarchies.iter().find(|h| h.label == label);
+        let mounts = host.mounts.iter().map(|m| of(&m.label).map(Exposed::of).unwrap_or_default());
+        Self { mounts: mounts.collect(), open: HashMap::new() }
+    }
+
+    /// Opens the directory of a group that something is done to, where somebody may have renamed it. An error: it is
+    /// another one by now.
+    pub(super) fn hold(&mut self, tree: &Tree, key: &Key, op: &Op) -> Result<(), Fault> {
+        let Some(exposed) = self.mounts.get(key.0).filter(|e| e.covers(&key.1)) else { return Ok(()) };
+        let Some(inode) = exposed.inodes.get(&key.1).copied() else { return Ok(()) };
+        if *op == Op::Create || self.open.contains_key(key) {
+            return Ok(());
+        }
+        let open = open_if(tree, key, |found| found == inode)?;
+        self.open.insert(key.clone(), open);
+        Ok(())
+    }
+
+    /// The same for one that was just made: it may be another already, but none that was there before.
+    pub(super) fn hold_new(&mut self, tree: &Tree, key: &Key) -> Result<(), Fault> {
+        let Some(exposed) = self.mounts.get(key.0).filter(|e| e.covers(&key.1)) else { return Ok(()) };
+        let open = open_if(tree, key, |found| exposed.inodes.values().all(|known| *known != found))?;
+        self.open.insert(key.clone(), open);
+        Ok(())
+    }
+
+    pub(super) fn directory(&self, key: &Key) -> Option<&File> {
+        self.open.get(key)
+    }
+
+    /// A group's file: below its open directory, or by its whole path.
+    pub(super) fn file<'a>(&'a self, key: &Key, name: &'a str, whole: &'a Path) -> (BorrowedFd<'a>, &'a Path) {
+        match self.open.get(key) {
+            Some(open) => (open.as_fd(), Path::new(name)),
+            None => (CWD, whole),
+        }
+    }
+}
+
+fn open_if(tree: &Tree, key: &Key, right: impl FnOnce(u64) -> bool) -> Result<File, Fault> {
+    let dir = tree.dir(&key.1);
+    let fault = |e: std::io::Error| Fault::new("open", &dir, &e);
+    let open = open_directory(&dir).map_err(fault)?;
+    if right(Standing::try_from(&open).map_err(fault)?.inode) {
+        Ok(open)
+    } else {
+        Err(Fault::new("find", &dir, &std::io::Error::from_raw_os_error(libc::ESTALE)))
+    }
+}
