@@ -205,7 +205,7 @@ impl<'a> Apply<'a> {
                 // Somebody was faster; it may be somebody else's now.
                 let standing = Standing::of(&dir).map_err(|e| Fault::new("mkdir", &dir, &e))?;
                 let found = self.attributes.get_mut(key.0).map(|marks| marks.read(&key.1, &dir, standing));
-                match found.map_or(Marked::No, |found| found.here(true)) {
+                match found.map_or(Marked::No, |found| found.here(true, false)) {
                     Marked::Foreign(_) => return Err(Fault::new("mkdir", &dir, &e)),
                     Marked::Ours(old) => mark = old,
                     Marked::No => {}

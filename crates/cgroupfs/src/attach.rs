@@ -207,7 +207,7 @@ impl Check<'_> {
         let mut marks = self.scene.identity.marks(self.mount);
         for name in place.split('/').filter(|n| !n.is_empty()) {
             (path, dir) = (path.child(name)?, dir.join(name));
-            let mark = marks.read(&path, &dir, Standing::of(&dir).ok()?).here(false);
+            let mark = marks.read(&path, &dir, Standing::of(&dir).ok()?).here(false, false);
             if matches!(mark, Marked::Foreign(_)) {
                 return Some(path);
             }
@@ -228,7 +228,7 @@ impl Check<'_> {
                 let dir = self.tree.dir(&path);
                 let declared = self.scene.desired.groups.contains_key(&path);
                 let Ok(standing) = Standing::of(&dir) else { continue };
-                match marks.read(&path, &dir, standing).here(declared) {
+                match marks.read(&path, &dir, standing).here(declared, false) {
                     Marked::Ours(_) => return None,
                     Marked::Foreign(_) => return Some(path),
                     Marked::No => {}

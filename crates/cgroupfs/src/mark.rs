@@ -126,9 +126,10 @@ impl Found {
         Self { marked, renamed: false, loose: false }
     }
 
-    /// For a group that nobody declares at this place, a renamed one is nobody's.
-    pub fn here(self, declared: bool) -> Marked {
-        if self.renamed && !declared { Marked::No } else { self.marked }
+    /// Who has renamed a group in a directory that only root may write had root's rights: it is still ours. Where
+    /// others may, it is nobody's, unless the document declares a group of its new name.
+    pub fn here(self, declared: bool, exposed: bool) -> Marked {
+        if self.renamed && exposed && !declared { Marked::No } else { self.marked }
     }
 }
 

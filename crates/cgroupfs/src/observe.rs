@@ -182,7 +182,7 @@ pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> Control
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory || group.depth() > DEEPEST {
                     continue;
                 }
-                if matches!(marks.read(&group, &dir, Standing::from(&stat)).here(false), Marked::Ours(_)) {
+                if matches!(marks.read(&group, &dir, Standing::from(&stat)).here(false, false), Marked::Ours(_)) {
                     return true;
                 }
                 if stat.st_nlink > 2 {
@@ -242,7 +242,7 @@ impl Walk<'_> {
         let exposed = self.mount.version == Version::V1 && (way.exposed || standing.others);
         let found = if at_root { Found::NOTHING } else { self.marks.read(path, dir, standing) };
         let loose = found.loose;
-        let mark = match found.here(declared) {
+        let mark = match found.here(declared, way.exposed) {
             Marked::No if declared && self.may_be_planted(standing, way) => Marked::Foreign(PLANTED.into()),
             mark => mark,
         };
