@@ -199,22 +199,21 @@ impl<'a> Apply<'a> {
             create_above(tree)?;
         }
         let mut mark = self.identity.fresh(tree.version);
-        let outcome = match std::fs::create_dir(&dir) {
+        let outcome = match self.places.make(tree, key) {
             Ok(()) => Outcome::Done { kept: None },
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(e) if e.code == libc::EEXIST && !self.places.covers(key) => {
                 // Somebody was faster; it may be somebody else's now.
                 let standing = Standing::of(&dir).map_err(|e| Fault::new("mkdir", &dir, &e))?;
                 let found = self.attributes.get_mut(key.0).map(|marks| marks.read(&key.1, &dir, standing));
                 match found.map_or(Marked::No, |found| found.here(true, false)) {
-                    Marked::Foreign(_) => return Err(Fault::new("mkdir", &dir, &e)),
+                    Marked::Foreign(_) => return Err(e),
                     Marked::Ours(old) => mark = old,
                     Marked::No => {}
                 }
                 Outcome::AlreadySo
             }
-            Err(e) => return Err(Fault::new("mkdir", &dir, &e)),
+            Err(e) => return Err(e),
         };
-        self.places.hold_new(tree, key)?;
         self.marks.insert(key.clone(), mark);
         self.announce(tree, key)?;
         Ok(outcome)

@@ -2,21 +2,26 @@
 //! the very directory that was looked at, and not below whatever has its name by then.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
+use std::fs::{DirBuilder, File, Permissions};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use cgrove_core::actual::{Actual, Hierarchy};
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::Op;
 use nix::libc;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Stat, fstat};
 
 use super::Key;
+use crate::Fault;
 use crate::file::open_directory;
 use crate::host::Host;
 use crate::paths::Tree;
-use crate::{Fault, Standing};
+
+/// The mode of a group's directory, and the bit that tells one which was just made: no group has a sticky one.
+const USUAL: u32 = 0o755;
+const OURS: u32 = 0o1000;
 
 pub(super) struct Places {
     /// Of each mount.
@@ -58,21 +63,35 @@ impl Places {
     /// another one by now.
     pub(super) fn hold(&mut self, tree: &Tree, key: &Key, op: &Op) -> Result<(), Fault> {
         let Some(exposed) = self.mounts.get(key.0).filter(|e| e.covers(&key.1)) else { return Ok(()) };
-        let Some(inode) = exposed.inodes.get(&key.1).copied() else { return Ok(()) };
         if *op == Op::Create || self.open.contains_key(key) {
             return Ok(());
         }
-        let open = open_if(tree, key, |found| found == inode)?;
+        // One that was not there and that we did not make is nobody we know.
+        let looked_at = exposed.inodes.get(&key.1).copied();
+        let open = open_if(&tree.dir(&key.1), |stat| Some(stat.st_ino) == looked_at)?;
         self.open.insert(key.clone(), open);
         Ok(())
     }
 
-    /// The same for one that was just made: it may be another already, but none that was there before.
-    pub(super) fn hold_new(&mut self, tree: &Tree, key: &Key) -> Result<(), Fault> {
-        let Some(exposed) = self.mounts.get(key.0).filter(|e| e.covers(&key.1)) else { return Ok(()) };
-        let open = open_if(tree, key, |found| exposed.inodes.values().all(|known| *known != found))?;
-        self.open.insert(key.clone(), open);
+    /// Makes a group's directory. Below one where somebody may rename groups it is made with a mode that no other has, so
+    /// that what is opened is what was made.
+    pub(super) fn make(&mut self, tree: &Tree, key: &Key) -> Result<(), Fault> {
+        let dir = tree.dir(&key.1);
+        let exposed = self.covers(key);
+        let mode = if exposed { OURS | USUAL } else { USUAL };
+        DirBuilder::new().mode(mode).create(&dir).map_err(|e| Fault::new("mkdir", &dir, &e))?;
+        if exposed {
+            let open = open_if(&dir, |stat| stat.st_mode & OURS != 0)?;
+            let mended = open.set_permissions(Permissions::from_mode(USUAL));
+            mended.map_err(|e| Fault::new("chmod", &dir, &e))?;
+            self.open.insert(key.clone(), open);
+        }
         Ok(())
+    }
+
+    /// May somebody rename the group?
+    pub(super) fn covers(&self, key: &Key) -> bool {
+        self.mounts.get(key.0).is_some_and(|exposed| exposed.covers(&key.1))
     }
 
     pub(super) fn directory(&self, key: &Key) -> Option<&File> {
@@ -88,13 +107,8 @@ impl Places {
     }
 }
 
-fn open_if(tree: &Tree, key: &Key, right: impl FnOnce(u64) -> bool) -> Result<File, Fault> {
-    let dir = tree.dir(&key.1);
-    let fault = |e: std::io::Error| Fault::new("open", &dir, &e);
-    let open = open_directory(&dir).map_err(fault)?;
-    if right(Standing::try_from(&open).map_err(fault)?.inode) {
-        Ok(open)
-    } else {
-        Err(Fault::new("find", &dir, &std::io::Error::from_raw_os_error(libc::ESTALE)))
-    }
+fn open_if(dir: &Path, right: impl FnOnce(&Stat) -> bool) -> Result<File, Fault> {
+    let open = open_directory(dir).map_err(|e| Fault::new("open", dir, &e))?;
+    let stat = fstat(&open).map_err(|e| Fault::new("open", dir, &e.into()))?;
+    if right(&stat) { Ok(open) } else { Err(Fault::new("find", dir, &std::io::Error::from_raw_os_error(libc::ESTALE))) }
 }
