@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
@@ -14,7 +15,17 @@ const FILE: &str = "lock";
 /// The directory is ours until this is dropped.
 #[derive(Debug)]
 pub struct StateLock {
-    _file: File,
+    file: File,
+}
+
+impl StateLock {
+    /// Is it the lock of the directory as it is there now? Somebody may have cleared it away, or mounted another.
+    #[must_use]
+    pub fn is_of(&self, state: &StateDir) -> bool {
+        let there = std::fs::symlink_metadata(state.path().join(FILE));
+        let ours = self.file.metadata();
+        matches!((there, ours), (Ok(there), Ok(ours)) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+    }
 }
 
 pub(crate) fn lock(state: &StateDir) -> Result<StateLock, StateError> {
@@ -40,7 +51,7 @@ pub(crate) fn lock(state: &StateDir) -> Result<StateLock, StateError> {
     }
     // For the message of whoever comes second; without it the message lacks the number.
     let _ = note(&mut file);
-    Ok(StateLock { _file: file })
+    Ok(StateLock { file })
 }
 
 fn note(file: &mut File) -> io::Result<()> {
