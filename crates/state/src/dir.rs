@@ -130,7 +130,7 @@ impl StateDir {
         }
         self.set_durable(name, false);
         let temporary = format!("{name}.{}-{}{UNFINISHED}", std::process::id(), TURN.fetch_add(1, Ordering::Relaxed));
-        let replaced = write_new(&dir, &temporary, &self.path.join(&temporary), bytes)
+        let replaced = write_new(&dir, &temporary, &path, bytes)
             .and_then(|()| renameat(&dir, &temporary, &dir, name).map_err(|e| StateError::io("rename to", &path, e)));
         if let Err(e) = replaced {
             let _ = unlinkat(&dir, &temporary, AtFlags::empty());
@@ -256,6 +256,7 @@ fn open_checked(dir: &File, name: &str, path: &Path) -> Result<Option<File>, Sta
     Ok(Some(file))
 }
 
+/// `path` is the file that it becomes, for messages.
 fn write_new(dir: &File, name: &str, path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(|e| StateError::io("make", path, e))?;

@@ -57,11 +57,10 @@ fn status(dir: &str, report: &Report) -> StateStatus {
 
 fn say(board: &Board, before: &StateStatus, now: &StateStatus) {
     let tell = |kind, text: String| board.journal.tell([News::new(kind, text)]);
-    if let Some(error) = now.error.as_ref().filter(|e| before.error.as_ref() != Some(e)) {
+    // Each file that waits has an error of its own; the first says enough.
+    if let Some(error) = now.error.as_ref().filter(|_| before.error.is_none()) {
         warn!("state: {error}; removals are held until the state directory can be read and written");
-        if before.error.is_none() {
-            tell(Kind::StateAway, format!("{error}; removals are held"));
-        }
+        tell(Kind::StateAway, format!("{error}; removals are held"));
     }
     let document = |s: &StateStatus| s.not_yet_kept.iter().any(|w| w == "document");
     if document(now) && !document(before) {
