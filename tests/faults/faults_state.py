@@ -437,6 +437,26 @@ def refused_directory(scene, what):
     assert node.shares("/a") == 100
 
 
+def opened_while_running(scene):
+    """The directory is opened to others under a running daemon: nothing in it counts, and nothing goes until it is closed."""
+    running(scene)
+    leave(scene)
+    digest = guard(scene)["digest"]
+    scene.node.state.chmod(0o777)
+    (scene.node.state / "approved" / digest).touch()
+    drift(scene)
+    assert stand(scene)
+    assert scene.node.run("approve", digest).returncode == 78
+    assert "written by group or others" in scene.node.status()["state"]["approvals_error"]
+    scene.node.write_tree(after(scene) | {"allow_removals": kept(scene.node)["digest"]})
+    eventually(lambda: "written by group or others" in scene.node.status()["state"].get("error", ""))
+    drift(scene)
+    assert stand(scene)
+    (scene.node.state / "approved" / digest).unlink()
+    scene.node.state.chmod(0o700)
+    eventually(lambda: "error" not in scene.node.status()["state"])
+
+
 # -- a disk that is slow, or fails for a while
 
 

@@ -62,6 +62,11 @@ impl StateDir {
         check::above(&self.path)
     }
 
+    /// Refuses a directory that somebody else may write; one that is missing is nobody's.
+    pub fn check(&self) -> Result<(), StateError> {
+        self.open().map(drop)
+    }
+
     /// Takes the directory for this process, and clears away what an earlier one left unfinished.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let lock = lock::lock(self)?;

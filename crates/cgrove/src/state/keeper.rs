@@ -88,7 +88,9 @@ struct Pending {
     turn: u64,
     since: Instant,
     next: Instant,
-    /// The last attempt.
+    /// The newest value was tried.
+    tried: bool,
+    /// The last attempt, of this value or the one before.
     error: Option<String>,
 }
 
@@ -137,8 +139,8 @@ impl Keeper {
         let now = Instant::now();
         shared.turn += 1;
         let turn = shared.turn;
-        let since = shared.pending.get(&key).map_or(now, |p| p.since);
-        shared.pending.insert(key, Pending { change, turn, since, next: now, error: None });
+        let (since, error) = shared.pending.remove(&key).map_or((now, None), |p| (p.since, p.error));
+        shared.pending.insert(key, Pending { change, turn, since, next: now, tried: false, error });
         inner.tell(&shared);
         inner.work.notify_one();
     }
@@ -146,7 +148,7 @@ impl Keeper {
     /// Waits until the disk has taken or refused everything, but no longer than `within`.
     pub(crate) fn settle(&self, within: Duration) -> Settled {
         let inner = &self.0.inner;
-        let untried = |shared: &mut Shared| shared.pending.values().any(|p| p.error.is_none());
+        let untried = |shared: &mut Shared| shared.pending.values().any(|p| !p.tried);
         let waited = inner.done.wait_timeout_while(inner.lock(), within, untried);
         let (shared, _) = waited.unwrap_or_else(PoisonError::into_inner);
         Settled { error: shared.error(), pending: shared.pending.keys().cloned().collect() }
@@ -286,7 +288,7 @@ impl Shared {
         match self.pending.get_mut(key) {
             // A newer value came meanwhile.
             Some(p) if p.turn != turn => {}
-            Some(p) if error.is_some() => (p.error, p.next) = (error, Instant::now() + RETRY),
+            Some(p) if error.is_some() => (p.tried, p.error, p.next) = (true, error, Instant::now() + RETRY),
             _ => drop(self.pending.remove(key)),
         }
     }

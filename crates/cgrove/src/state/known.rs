@@ -104,8 +104,9 @@ pub(super) fn approvals(dir: &StateDir) -> StateDir {
 
 /// The approvals that an operator gave, and why some do not count: what cannot be read is not given.
 pub(crate) fn given(dir: &StateDir) -> (BTreeSet<String>, Option<StateError>) {
+    let outer = dir;
     let dir = approvals(dir);
-    let (names, mut error) = match dir.names() {
+    let (names, mut error) = match outer.check().and_then(|()| dir.names()) {
         Ok(names) => (names, None),
         Err(e) => (Vec::new(), Some(e)),
     };

@@ -181,3 +181,6 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
