@@ -1,119 +1,17 @@
 """The state directory: full, torn, read-only, shared, somebody else's, slow."""
 
-import contextlib
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
 import time
 
 import kit
-from kit import cpu_tree, eventually
+from faults_state_whose import anothers_document, moved_ensemble, opened_while_running, refused_directory, reload_into_anothers, two_daemons_one_directory  # noqa: F401
+from kit import eventually
 from scene import kept
-
-NOBODY = 65534
-
-
-# -- what the rows share
-
-
-def mounted(scene, size="256k"):
-    """A small file system of its own for the state."""
-    state = scene.directory / "small"
-    state.mkdir(mode=0o700)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", state], check=True)
-    scene.callback(subprocess.run, ["umount", "-l", state])
-    scene.node.state = state
-    return {"tree": {"state_dir": str(state)}}
-
-
-def fill(state):
-    filler = os.open(state / "filler", os.O_WRONLY | os.O_CREAT)
-    with contextlib.suppress(OSError):
-        while os.write(filler, b"x" * 4096):
-            pass
-    os.close(filler)
-
-
-def spoil(scene, how):
-    """From now on the state directory takes nothing; returns what mends it."""
-    if how == "full":
-        fill(scene.node.state)
-        return (scene.node.state / "filler").unlink
-    remount = lambda mode: subprocess.run(["mount", "-o", f"remount,{mode}", scene.node.state], check=True)
-    remount("ro")
-    return lambda: remount("rw")
-
-
-BEFORE = {f"a{i}": 100 + i for i in range(9)}
-GOING = [f"a{i}" for i in range(3, 9)]
-
-
-def after(scene, **more):
-    """Six of nine groups leave; twenty come, so that in the next round the six look few."""
-    return {**scene.shares(**{f"a{i}": 100 + i for i in range(3)}, **{f"n{i}": 50 + i for i in range(20)}), **more}
-
-
-def running(scene, **settings):
-    scene.start(scene.shares(**BEFORE), **settings)
-    scene.holds()
-
-
-def stand(scene, groups=GOING):
-    return all(scene.node.group("cpu", f"/{name}").exists() for name in groups)
-
-
-def gone(scene):
-    return not any(scene.node.group("cpu", f"/{name}").exists() for name in GOING)
-
-
-def guard(scene):
-    return scene.node.status()["plan"]["guard"]
-
-
-def leave(scene, **more):
-    """They leave the document, and are held."""
-    scene.node.write_tree(after(scene, **more))
-    scene.holds()
-    eventually(lambda: len([h for h in scene.node.status()["plan"]["held"] if "knob" not in h]) >= len(GOING))
-    assert stand(scene)
-
-
-def drift(scene, times=2):
-    """Somebody changes a knob: a whole round, and another."""
-    for _ in range(times):
-        before = scene.node.status()["plan"]["rounds"]
-        scene.node.set_shares("/a0", 7)
-        eventually(lambda: scene.node.status()["plan"]["rounds"] > before)
-        scene.holds()
-
-
-@contextlib.contextmanager
-def traced(scene, *expressions):
-    """strace on the running daemon."""
-    pid = scene.node.process.pid
-    options = [o for e in expressions for o in ("-e", e)]
-    tracer = subprocess.Popen(["strace", "-f", "-qq", "-o", scene.directory / "trace", "-p", str(pid), *options], start_new_session=True)
-    try:
-        tasks = pathlib.Path(f"/proc/{pid}/task")
-        eventually(lambda: all("TracerPid:\t0\n" not in (t / "status").read_text() for t in tasks.iterdir()))
-        yield
-    finally:
-        tracer.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            tracer.wait(10)
-        kit.kill_group(tracer)
-
-
-def second(scene, name="second", **tree):
-    """Another node on the same machine, with the first one's state directory."""
-    node = kit.Node(scene.directory / name, f"{scene.parent}-{name}")
-    scene.callback(kit.remove_cgroups, node.parent)
-    scene.callback(node.clean)
-    node.configure(tree={"state_dir": str(scene.node.state), **tree})
-    return node
+from state_scene import BEFORE, NOBODY, after, drift, gone, guard, leave, mounted, running, spoil, stand, traced
 
 
 # -- held removals
@@ -321,142 +219,6 @@ def approvals_of_others(scene):
     eventually(lambda: gone(scene))
 
 
-# -- whose it is
-
-
-def two_daemons_one_directory(scene):
-    """Another parent, another source, one state directory: the second says whose it is, and the first goes on."""
-    running(scene)
-    other = second(scene)
-    other.write_tree(cpu_tree({"c": 7}))
-    for command in ("run", "apply"):
-        result = other.run(command, check=69)
-        for word in (f"pid {scene.node.process.pid}", "tree.state_dir", "cgroup.parent"):
-            assert word in result.stderr, result.stderr
-    assert not other.group("cpu", "/c").exists()
-    # Nothing is in the way of who only looks, or approves.
-    other.run("plan", check=2)
-    scene.node.run("status", check=0)
-    same = scene.node.run("apply", check=69)
-    assert "cgroup.parent" in same.stderr and "tree.state_dir" in same.stderr
-    scene.node.set_shares("/a0", 7)
-    scene.holds()
-    scene.node.stop()
-    other.run("apply", check=0)
-
-
-def anothers_document(scene):
-    """What one daemon kept is not applied by another, whose source is away."""
-    running(scene)
-    scene.node.stop()
-    digest = kept(scene.node)["digest"]
-    for name, parent in (("parent", None), ("source", scene.parent)):
-        other = second(scene, name, path=str(scene.node.tree if name == "parent" else scene.directory / "nowhere.json"))
-        moved = scene.directory / "away.json"
-        scene.node.tree.rename(moved)
-        if parent:
-            other.parent = parent
-            other.configure(tree={"state_dir": str(scene.node.state), "path": str(scene.directory / "nowhere.json")}, cgroup={"parent": parent})
-            scene.node.group("cpu", "/a0").joinpath("cpu.weight" if kit.V2 else "cpu.shares").write_text("7")
-        other.start(ready=False)
-        eventually(lambda: "another cgrove" in other.log.read_text())
-        time.sleep(1)
-        assert other.status()["document"] is None and not kit.group("cpu", f"{scene.parent}-parent", "/a0").exists()
-        if parent:
-            assert not scene.node.shares("/a0") == 100
-        other.stop()
-        moved.rename(scene.node.tree)
-        assert kept(scene.node)["digest"] == digest
-    # Its own daemon still has it.
-    scene.node.tree.rename(scene.directory / "away.json")
-    scene.node.start(ready=False)
-    scene.holds()
-
-
-def reload_into_anothers(scene):
-    """HUP with the state directory of another daemon: nothing is given up."""
-    running(scene)
-    other = second(scene, state_dir=str(scene.node.state / "inner"))
-    other.write_tree(cpu_tree({"c": 7}))
-    other.start()
-    good = scene.node.config.read_text()
-    scene.node.config.write_text(good.replace(f'"{scene.node.state}"', f'"{scene.node.state}/inner"'))
-    scene.node.process.send_signal(signal.SIGHUP)
-    eventually(lambda: "the configuration stays as it was" in scene.node.log.read_text())
-    assert f"pid {other.process.pid}" in scene.node.log.read_text()
-    scene.node.set_shares("/a0", 7)
-    scene.holds()
-    # A free one is taken, with what is held and in force; the old one is free then.
-    leave(scene)
-    other.stop()
-    scene.node.process.send_signal(signal.SIGHUP)
-    eventually(lambda: scene.node.status()["state"]["dir"].endswith("/inner"))
-    eventually(lambda: (scene.node.state / "inner/last-good.json").exists())
-    drift(scene)
-    assert stand(scene)
-    other.configure(tree={"state_dir": str(scene.node.state)})
-    other.start()
-    scene.node.state = scene.node.state / "inner"
-    scene.restart()
-    drift(scene)
-    assert stand(scene)
-
-
-def refused_directory(scene, what):
-    """A state directory that somebody else may write, or replace: neither `run` nor `apply` begins, and says why."""
-    node = scene.node
-    node.write_tree(scene.shares(a=100))
-    node.run("apply", check=0)
-    scene.wanted = {"a": 100}
-    says = what
-    if what == "mode":
-        node.state.chmod(0o777)
-        says = "written by group or others"
-    elif what == "owner":
-        os.chown(node.state, NOBODY, NOBODY)
-        says = f"belongs to user {NOBODY}"
-    elif what == "above":
-        node.directory.chmod(0o777)
-        says = "could replace the state directory"
-    elif what == "link":
-        node.state.rename(node.directory / "real")
-        node.state.symlink_to(node.directory / "real")
-        says = "symbolic link"
-    elif what == "file":
-        shutil.rmtree(node.state)
-        node.state.write_text("")
-        says = "no directory"
-    elif what == "lock":
-        (node.state / "lock").unlink()
-        (node.state / "lock").symlink_to("/etc/passwd")
-        says = "symbolic link"
-    node.write_tree(cpu_tree({"a": 300}))
-    for command in ("run", "apply"):
-        result = node.run(command, check=78)
-        assert says in result.stderr and str(node.state) in result.stderr, result.stderr
-    assert node.shares("/a") == 100
-
-
-def opened_while_running(scene):
-    """The directory is opened to others under a running daemon: nothing in it counts, and nothing goes until it is closed."""
-    running(scene)
-    leave(scene)
-    digest = guard(scene)["digest"]
-    scene.node.state.chmod(0o777)
-    (scene.node.state / "approved" / digest).touch()
-    drift(scene)
-    assert stand(scene)
-    assert scene.node.run("approve", digest).returncode == 78
-    assert "written by group or others" in scene.node.status()["state"]["approvals_error"]
-    scene.node.write_tree(after(scene) | {"allow_removals": kept(scene.node)["digest"]})
-    eventually(lambda: "written by group or others" in scene.node.status()["state"].get("error", ""))
-    drift(scene)
-    assert stand(scene)
-    (scene.node.state / "approved" / digest).unlink()
-    scene.node.state.chmod(0o700)
-    eventually(lambda: "error" not in scene.node.status()["state"])
-
-
 # -- a disk that is slow, or fails for a while
 
 
@@ -532,7 +294,7 @@ def earlier_version(scene):
     (held,) = scene.node.state.glob("held-*.json")
     removals = held.read_bytes().split(b"\n")[-1]
     for file in [held, *scene.node.state.glob("begun*"), scene.node.state / "lock"]:
-        file.unlink()
+        file.unlink(missing_ok=True)
     old = scene.node.state / f"held{scene.parent}{scene.parent}.json".replace("/", "-")
     old.write_bytes(removals)
     header, document = (scene.node.state / "last-good.json").read_bytes().split(b"\n", 1)

@@ -22,6 +22,7 @@ use crate::clock::now;
 use crate::state::{Change, Keeper, Key};
 use crate::status::{Board, DocumentStatus, Refused};
 pub(crate) use demands::Demands;
+use last_good::Kept;
 pub(crate) use origin::Origin;
 
 /// An approval is looked for this often while one is waited for.
@@ -70,6 +71,9 @@ pub(crate) struct Intake {
     origin: Origin,
     demands: Demands,
     in_force: watch::Sender<Option<Arc<Document>>>,
+    /// With none in force: what another parent's daemon, or one with other servers, had from the same place. It is not
+    /// applied, and nothing older is.
+    before: Option<Document>,
     /// An older document, which an operator may approve.
     older: Option<(String, Fetched)>,
     /// That it is away was told.
@@ -86,7 +90,7 @@ impl Intake {
         before: Option<Arc<Document>>,
     ) -> (Self, watch::Receiver<Option<Arc<Document>>>) {
         let (in_force, receiver) = watch::channel(None);
-        let intake = Self { board, keeper, origin, demands, in_force, older: None, told_away: false };
+        let mut intake = Self { board, keeper, origin, demands, in_force, before: None, older: None, told_away: false };
         if let Some(before) = before {
             if let Err(why) = intake.demands.trust.check(&before.bytes) {
                 warn!("the document in force stays until a signed one comes, or the daemon is restarted: {why}");
@@ -96,10 +100,14 @@ impl Intake {
         }
         let (dir, origin) = (intake.keeper.dir().clone(), intake.origin.clone());
         match elsewhere(move || last_good::load(&dir, &origin)).await {
-            Ok(Some(last)) if intake.demands.trust.check(&last.bytes).is_err() => {
+            Ok(Some(Kept { document: last, .. })) if intake.demands.trust.check(&last.bytes).is_err() => {
                 warn!("the last good document is not used: tree.trusted_keys did not sign it");
             }
-            Ok(Some(last)) => {
+            Ok(Some(Kept { document, foreign: Some(why), comparable })) => {
+                warn!("the last good document cannot be used: {why}");
+                intake.before = Some(document).filter(|_| comparable);
+            }
+            Ok(Some(Kept { document: last, .. })) => {
                 info!(version = last.version, "starting with the last good document");
                 // One of an earlier version does not say whose it is; from now on it does.
                 intake.keep(&last);
@@ -209,7 +217,8 @@ impl Intake {
     /// Takes a document, or says why not.
     async fn document(&mut self, fetched: Fetched, approved: bool) {
         let current = self.in_force.borrow().clone();
-        if let Err((error, approve)) = self.demands.met(&fetched, current.as_deref(), approved) {
+        let before = current.as_deref().or(self.before.as_ref());
+        if let Err((error, approve)) = self.demands.met(&fetched, before, approved) {
             self.refuse(fetched.version, error, approve.clone());
             self.older = approve.map(|digest| (digest, fetched));
             return;

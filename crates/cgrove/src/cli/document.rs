@@ -10,7 +10,8 @@ use cgrove_core::desired::Desired;
 use super::args::Args;
 use super::runtime::in_runtime;
 use crate::exit::Exit;
-use crate::source::{Demands, Document, Fetched, Origin, last_good, zookeeper};
+use crate::source::last_good::{self, Kept};
+use crate::source::{Demands, Document, Fetched, Origin, zookeeper};
 use crate::term;
 use cgrove_config::{self as config, Config, SourceKind};
 use cgrove_state::StateDir;
@@ -64,7 +65,8 @@ fn from_source(config: &Config) -> Result<Found, Exit> {
 fn fits(config: &Config, found: &Found) -> Result<Result<(), String>, Exit> {
     let demands = Demands::read(config).map_err(Exit::config)?;
     // Others than root may not read what is in force; then the daemon alone knows whether it is older.
-    let current = last_good(config).ok().flatten();
+    let kept = load_kept(config).ok().flatten().filter(|kept| kept.comparable);
+    let current = kept.map(|kept| kept.document);
     let fetched = Fetched { bytes: found.bytes.clone(), ..Fetched::default() };
     Ok(demands.met(&fetched, current.as_ref(), false).map_err(|(why, _)| why))
 }
@@ -78,6 +80,13 @@ pub(super) fn warn_unless_fit(config: &Config, found: &Found) -> Option<String> 
 
 /// What the daemon with this configuration would start with while its source is away.
 pub(super) fn last_good(config: &Config) -> Result<Option<Document>, String> {
+    match load_kept(config)? {
+        Some(Kept { foreign: Some(why), .. }) => Err(why),
+        kept => Ok(kept.map(|kept| kept.document)),
+    }
+}
+
+fn load_kept(config: &Config) -> Result<Option<Kept>, String> {
     last_good::load(&StateDir::new(&config.tree.state_dir), &Origin::of(config))
 }
 

@@ -23,6 +23,15 @@ struct Header {
     origin: Option<Origin>,
 }
 
+/// What is kept there.
+pub(crate) struct Kept {
+    pub(crate) document: Document,
+    /// Why it is not applied here: it is for another parent, or from another source.
+    pub(crate) foreign: Option<String>,
+    /// It came from the same znode or file all the same: one that is older is not taken after it.
+    pub(crate) comparable: bool,
+}
+
 /// What the file holds.
 pub(crate) fn encode(document: &Document, origin: &Origin) -> Vec<u8> {
     let header = Header {
@@ -39,8 +48,8 @@ pub(crate) fn encode(document: &Document, origin: &Origin) -> Vec<u8> {
     bytes
 }
 
-/// The kept document, if there is one, it is whole, and it belongs to this parent and source.
-pub(crate) fn load(dir: &StateDir, origin: &Origin) -> Result<Option<Document>, String> {
+/// The kept document, if there is one and it is whole.
+pub(crate) fn load(dir: &StateDir, origin: &Origin) -> Result<Option<Kept>, String> {
     let path = dir.path().join(LAST_GOOD);
     let Some(bytes) = dir.get_raw(LAST_GOOD).map_err(|e| e.to_string())?.map(Bytes::from) else { return Ok(None) };
     let torn = |what: &str| format!("{}: {what}; it is ignored until the source answers", path.display());
@@ -50,17 +59,13 @@ pub(crate) fn load(dir: &StateDir, origin: &Origin) -> Result<Option<Document>, 
     if cgrove_core::document::digest(&body) != header.digest {
         return Err(torn("its checksum is wrong"));
     }
-    if let Some(other) = header.origin.filter(|other| !other.is(origin)) {
-        return Err(torn(&format!("it belongs to another cgrove ({other}), not to this one ({origin})")));
-    }
-    let desired = cgrove_core::document::parse(&body).map_err(|e| torn(&e.to_string()))?;
-    Ok(Some(Document {
-        bytes: body,
-        version: header.version,
-        desired: Arc::new(desired),
-        previous: header.previous,
-        mzxid: header.mzxid,
-    }))
+    let comparable = header.origin.as_ref().is_none_or(|other| other.is_at_place_of(origin));
+    let foreign = header.origin.filter(|other| !other.is(origin));
+    let foreign =
+        foreign.map(|other| torn(&format!("it belongs to another cgrove ({other}), not to this one ({origin})")));
+    let desired = Arc::new(cgrove_core::document::parse(&body).map_err(|e| torn(&e.to_string()))?);
+    let Header { version, previous, mzxid, .. } = header;
+    Ok(Some(Kept { document: Document { bytes: body, version, desired, previous, mzxid }, foreign, comparable }))
 }
 
 #[cfg(test)]
@@ -83,9 +88,11 @@ mod tests {
         let document =
             Document { bytes: bytes.clone(), version: 7, desired, previous: Some("x".into()), mzxid: Some(5) };
         dir.put_raw(LAST_GOOD, &encode(&document, &ours)).unwrap();
-        let back = load(&dir, &ours).unwrap().unwrap();
+        let read = |origin: &Origin| load(&dir, origin).unwrap().unwrap();
+        assert!(read(&ours).foreign.is_none());
+        let back = read(&ours).document;
         assert_eq!((back.bytes, back.version, back.previous.as_deref(), back.mzxid), (bytes, 7, Some("x"), Some(5)));
-        assert!(load(&dir, &other).unwrap_err().contains("another cgrove"));
+        assert!(read(&other).foreign.unwrap().contains("another cgrove") && read(&other).comparable);
         let whole = dir.get_raw(LAST_GOOD).unwrap().unwrap();
         let path = dir.path().join(LAST_GOOD);
         for end in 0..whole.len() {
@@ -96,7 +103,8 @@ mod tests {
         let (digest, body) = (&document.desired.digest, std::str::from_utf8(&document.bytes).unwrap());
         fs::write(&path, format!("{{\"format\":1,\"version\":7,\"digest\":\"{digest}\",\"previous\":null}}\n{body}"))
             .unwrap();
-        assert_eq!(load(&dir, &other).unwrap().unwrap().version, 7);
+        let old = read(&other);
+        assert_eq!((old.document.version, old.foreign), (7, None));
         fs::remove_dir_all(dir.path()).unwrap();
     }
 }

@@ -44,10 +44,15 @@ impl Origin {
         self.parents == other.parents
     }
 
+    /// Is it the same document's place, whatever servers keep it and whatever parent it is for?
+    pub(crate) fn is_at_place_of(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+
     /// An ensemble stays itself while servers come and go: one that is named in both is enough.
     pub(crate) fn is(&self, other: &Self) -> bool {
         let ensemble = self.hosts.is_empty() && other.hosts.is_empty() || !self.hosts.is_disjoint(&other.hosts);
-        self.has_parents_of(other) && self.place == other.place && ensemble
+        self.has_parents_of(other) && self.is_at_place_of(other) && ensemble
     }
 }
 
