@@ -73,7 +73,7 @@ def moved_ensemble(scene):
     new = scene.zookeeper("new", document=cpu_tree({"a": 7, "b": 50}))
     scene.node.configure(zookeeper=new)
     scene.node.start(ready=False)
-    eventually(lambda: "older than the one in force" in scene.node.status()["refused"]["error"])
+    scene.refused("older than the one in force")
     assert "another cgrove" in scene.node.log.read_text() and scene.node.status()["document"] is None
     assert held == scene.wanted and scene.is_so()
     scene.node.run("approve", scene.node.status()["refused"]["approve"], check=0)
