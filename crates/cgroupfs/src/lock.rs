@@ -25,7 +25,7 @@ pub struct Lock {
 /// Why the lock is not ours.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    #[error("another cgrove manages {}{}; stop it, or give this one a `cgroup.parent` beside it and a `tree.state_dir` of its own", dir.display(), pid.map(|p| format!(" (pid {p})")).unwrap_or_default())]
+    #[error("another cgrove manages {}{}; stop it, or give this one a `cgroup.parent` of its own beside it", dir.display(), pid.map(|p| format!(" (pid {p})")).unwrap_or_default())]
     Taken { dir: PathBuf, pid: Option<i32> },
     #[error(transparent)]
     Fault(#[from] Fault),
