@@ -98,6 +98,30 @@ def held_file_is(scene, what):
     eventually(lambda: gone(scene))
 
 
+def unreadable_for_a_while(scene):
+    """What was held cannot be read when the daemon starts: nothing goes, then and when it can be read."""
+    running(scene)
+    leave(scene)
+    scene.node.stop()
+    (file,) = scene.node.state.glob("held*.json")
+    command = ["strace", "-D", "-I", "2", "-f", "-qq", "-o", "/dev/null", "-P", str(file), "-P", file.name, "-e", "trace=openat", "-e", "inject=openat:error=EIO"]
+    with open(scene.node.log, "ab") as log:
+        scene.node.process = subprocess.Popen([*command, str(kit.CGROVE), "run", "--config", str(scene.node.config)], stdout=log, stderr=log, start_new_session=True)
+    eventually(lambda: scene.node.alive() and scene.node.http("/readyz")[0] == 200)
+    drift(scene)
+    assert stand(scene)
+    assert "EIO" in scene.node.status()["state"]["error"] or "Input/output" in scene.node.status()["state"]["error"]
+    tracer = next(int(line.split()[1]) for line in open(f"/proc/{scene.node.process.pid}/status") if line.startswith("TracerPid"))
+    os.kill(tracer, signal.SIGTERM)
+    eventually(lambda: "TracerPid:\t0\n" in open(f"/proc/{scene.node.process.pid}/status").read())
+    drift(scene)
+    eventually(lambda: "error" not in scene.node.status()["state"])
+    drift(scene)
+    assert stand(scene)
+    scene.node.run("approve", guard(scene)["digest"], check=0)
+    eventually(lambda: gone(scene))
+
+
 def apply_with_each_step_failing(scene, errno, calls):
     """`cgrove apply` with an error at the first such call on the state directory, at the second, and so on."""
     node = scene.node

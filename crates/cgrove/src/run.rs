@@ -163,7 +163,7 @@ async fn prepare_reload(
     permission::check(&config)?;
     let secrets = Secrets::read(&config)?;
     let keeper = match &outfit.keeper {
-        same if same.dir().path() == config.tree.state_dir => same.clone(),
+        same if *same.dir().path() == *config.tree.state_dir => same.clone(),
         _ => open_state(&config).await?,
     };
     open_ports(ports, &config)?;

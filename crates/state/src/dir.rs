@@ -42,7 +42,9 @@ pub struct StateDir {
 impl StateDir {
     /// Names it; nothing is read or made.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into().into(), durable: Arc::default() }
+        // Component by component: a slash at the end would have a link followed.
+        let path: PathBuf = path.into().components().collect();
+        Self { path: path.into(), durable: Arc::default() }
     }
 
     #[must_use]
@@ -227,7 +229,11 @@ impl StateDir {
     }
 
     fn sync(&self, dir: &File) -> Result<(), StateError> {
-        dir.sync_all().map_err(|e| StateError::io("sync", &self.path, e))
+        match dir.sync_all() {
+            // Some file systems know no fsync of a directory, and need none.
+            Err(e) if e.kind() != std::io::ErrorKind::InvalidInput => Err(StateError::io("sync", &self.path, e)),
+            _ => Ok(()),
+        }
     }
 
     fn is_durable(&self, name: &str) -> bool {

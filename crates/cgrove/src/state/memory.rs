@@ -74,14 +74,13 @@ impl Memory {
                         "{lost}; every removal waits for `cgrove approve`, and no document's allow_removals counts until another document comes"
                     );
                 }
-                let (held, old) = (std::mem::take(&mut self.known.held), known.old.clone());
+                let held = std::mem::take(&mut self.known.held);
                 self.known = known;
-                self.known.held.extend(held);
-                if let Some(old) = old {
+                // What was held meanwhile, or by an earlier version, is written as ours. What is lost stays where it is.
+                if self.known.held_lost.is_none() && (self.known.old.is_some() || !held.is_empty()) {
+                    self.known.held.extend(held);
                     self.write_held();
-                    if self.known.held_lost.is_none() {
-                        self.keeper.change(Key::File(old), Change::Remove);
-                    }
+                    self.forget_old();
                 }
             }
             Err(e) => self.keeper.set_unread(Some(e.to_string())),
@@ -158,12 +157,18 @@ impl Memory {
     }
 
     fn set_held(&mut self, held: BTreeSet<Removal>) {
-        if self.read && (self.known.held != held || self.known.held_lost.is_some()) {
+        if !self.read {
+            self.known.held = held;
+        } else if self.known.held != held || self.known.held_lost.is_some() {
             (self.known.held, self.known.held_lost) = (held, None);
             self.write_held();
-            if let Some(old) = self.known.old.take() {
-                self.keeper.change(Key::File(old), Change::Remove);
-            }
+            self.forget_old();
+        }
+    }
+
+    fn forget_old(&mut self) {
+        if let Some(old) = self.known.old.take() {
+            self.keeper.change(Key::File(old), Change::Remove);
         }
     }
 

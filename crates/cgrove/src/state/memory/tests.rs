@@ -106,6 +106,19 @@ fn an_approval_is_used_before_it_counts() {
 }
 
 #[test]
+fn while_nothing_can_be_read_everything_is_held_and_nothing_is_forgotten() {
+    let (place, _) = Place::new("unread");
+    // No file system has names of this length, so it cannot be opened, whoever asks.
+    let keeper = Keeper::open(&place.0.join("x".repeat(300))).unwrap();
+    let mut memory = Memory::new(keeper, parents("/a"));
+    assert!(memory.holds().is_some() && !memory.is_first(X));
+    memory.remember(Some(&guard(false)), removals(&["/x"]), &Approval::default());
+    memory.read();
+    assert_eq!(memory.approval(None).held, removals(&["/x"]));
+    assert!(memory.holds().is_some());
+}
+
+#[test]
 fn what_is_lost_holds_until_an_operator_decides() {
     let (place, keeper) = Place::new("lost");
     let name = Names::of(&parents("/a")).held;
