@@ -65,7 +65,7 @@ def disk_full(scene):
     """The state directory takes nothing more: documents are applied all the same, and it is said."""
     state = scene.directory / "small"
     state.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", state], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", state], check=True)
     scene.callback(subprocess.run, ["umount", "-l", state])
     running(scene, tree={"state_dir": str(state)})
     filler = os.open(state / "filler", os.O_WRONLY | os.O_CREAT)

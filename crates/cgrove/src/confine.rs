@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use landlock::{ABI, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope, path_beneath_rules};
 use serde::Serialize;
 
-use crate::source::last_good::make_dir;
 use cgrove_config::{Address, Config};
+use cgrove_state::StateDir;
 
 /// What was given up, for the status.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -33,8 +33,8 @@ const NEWEST: ABI = ABI::V6;
 
 /// Confines this thread and all that it will start.
 pub(crate) fn confine(config: &Config) -> Confinement {
-    // Rules name what exists.
-    let _ = make_dir(&config.tree.state_dir);
+    // Rules name what exists; whether it is fit is said when it is opened.
+    let _ = StateDir::new(&config.tree.state_dir).prepare();
     let mut writable: Vec<PathBuf> = wanted(config).iter().map(|place| real(place)).collect();
     writable.sort();
     writable.dedup();

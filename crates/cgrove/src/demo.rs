@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::source::last_good;
+use cgrove_state::StateDir;
 
 /// The hidden command that is the demo's process.
 pub(crate) const COMMAND: &str = "demo-load";
@@ -22,7 +22,7 @@ pub(crate) struct Demo {
 impl Demo {
     /// Starts the process and writes `demo.pid` into the state directory.
     pub(crate) fn start(state_dir: &Path) -> io::Result<Self> {
-        last_good::make_dir(state_dir)?;
+        StateDir::new(state_dir).prepare().map_err(io::Error::other)?;
         let child =
             Command::new(std::env::current_exe()?).arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         let pid_file = state_dir.join("demo.pid");

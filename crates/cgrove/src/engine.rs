@@ -19,9 +19,9 @@ use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Approval, Note, Op, Plan, Removal, covers, plan};
 use tracing::field::Empty;
 
-use crate::approvals;
 use crate::progress::Progress;
 use crate::pulse::Pulse;
+use crate::state::{Keeper, Memory};
 use crate::tasks::{Sources, Subject, Synced};
 use crate::traces::step;
 use cgrove_config::Config;
@@ -32,8 +32,8 @@ pub(crate) struct Engine {
     #[allow(dead_code, reason = "held for its drop")]
     lock: Lock,
     origins: Origins,
-    /// Removals that were approved and are not finished.
-    approved: BTreeSet<Removal>,
+    /// What is held and what was approved.
+    memory: Memory,
     /// Declared groups that belong to others, as the last plan found them.
     refused: Vec<Removal>,
     /// The rules as they were last looked up.
@@ -54,6 +54,8 @@ pub(crate) struct Round {
     pub(crate) faults: Vec<Fault>,
     /// The managed tree, for inotify.
     pub(crate) places: Vec<Place>,
+    /// Removals wait for the state directory.
+    pub(crate) waits_for_state: bool,
 }
 
 /// Why a round did not happen at all.
@@ -67,15 +69,15 @@ pub(crate) enum EngineError {
 
 impl Engine {
     /// Locks the parent: one daemon each.
-    pub(crate) fn new(config: Arc<Config>) -> Result<Self, EngineError> {
+    pub(crate) fn new(config: Arc<Config>, keeper: Keeper) -> Result<Self, EngineError> {
         let host = Host::discover(&config.cgroup.dir)?;
         let mut lock = lock::Lock::default();
         lock.acquire(&host, config.parents())?;
         Ok(Self {
+            memory: Memory::new(keeper, config.parents().clone()),
             config,
             lock,
             origins: Origins::default(),
-            approved: BTreeSet::new(),
             refused: Vec::new(),
             sources: None,
             trouble: Vec::new(),
@@ -85,12 +87,13 @@ impl Engine {
     }
 
     /// Goes on with another configuration, keeping the lock where the parent is the same.
-    pub(crate) fn reconfigure(self, config: Arc<Config>) -> Result<Self, EngineError> {
+    pub(crate) fn reconfigure(self, config: Arc<Config>, keeper: Keeper) -> Result<Self, EngineError> {
         if self.config.parents() != config.parents() || self.config.cgroup.dir != config.cgroup.dir {
             drop(self);
-            return Self::new(config);
+            return Self::new(config, keeper);
         }
-        Ok(Self { config, ..self })
+        let memory = self.memory.moved(keeper, config.parents().clone());
+        Ok(Self { config, memory, ..self })
     }
 
     /// Makes the kernel's tree equal to `desired`, as far as the guard allows. `previous` is the digest of the
@@ -113,12 +116,22 @@ impl Engine {
             tracing::error!("{why}");
         }
         let desired = &*desired;
-        let approval = approval(&config, previous, self.approved.clone());
+        self.memory.read();
+        let digest = desired.digest.as_str();
+        let mut approval = self.memory.approval(previous.filter(|_| self.memory.is_first(digest)));
         let mut plan = {
             let _step = step!("plan");
-            plan(desired, &actual, &config.cgroup.policy, &approval)
+            let plan_with = |approval: &Approval| plan(desired, &actual, &config.cgroup.policy, approval);
+            let plan = plan_with(&approval);
+            if self.memory.held_lost() {
+                approval.held = removals(&plan);
+                plan_with(&approval)
+            } else {
+                plan
+            }
         };
-        self.remember_approval(&plan);
+        self.memory.begin(digest);
+        self.memory.remember(plan.guard.as_ref(), removals(&plan), &approval);
         plan.notes.extend(trouble.iter().map(|why| about_marks(why)));
         self.trouble = trouble;
         let mut apply = Apply::new(&host, identity, &actual, &plan.actions);
@@ -144,11 +157,12 @@ impl Engine {
         self.sources = Some(sources);
         let removing = step!("remove");
         let mut removed = false;
-        for action in plan.due().filter(is_removal) {
+        let wait = if plan.due().any(|a| is_removal(&a)) { self.memory.holds() } else { None };
+        for action in plan.due().filter(is_removal).filter(|_| wait.is_none()) {
             self.beat(outcomes.len(), total);
             let outcome = apply.run(action);
             if !matches!(outcome, Outcome::Failed { .. }) {
-                self.approved.remove(&(action.hierarchy.clone(), action.group.clone()));
+                self.memory.removed(&(action.hierarchy.clone(), action.group.clone()));
                 removed = true;
             }
             outcomes.push((action.clone(), outcome));
@@ -166,10 +180,15 @@ impl Engine {
         drop(removing);
         whole.record("actions", outcomes.len());
         whole.record("failed", told_failures(&outcomes));
+        if let Some(why) = &wait {
+            for action in plan.actions.iter_mut().filter(|a| a.op == Op::Remove && a.held.is_none()) {
+                action.held = Some(why.clone());
+            }
+        }
         // What the parent needed beforehand is part of what was planned and done.
         plan.actions.splice(0..0, prepared);
         let places = places(&config, &host, desired, &actual, &outcomes);
-        Ok(Round { plan, outcomes, tasks, faults, places })
+        Ok(Round { plan, outcomes, tasks, faults, places, waits_for_state: wait.is_some() })
     }
 
     fn beat(&mut self, done: usize, total: usize) {
@@ -193,25 +212,16 @@ impl Engine {
         Ok(synced)
     }
 
-    /// An approval counts for the removals that it named, until they are done, and for no others. What is held stays
-    /// held, also after a restart, until it is approved or no longer asked for.
-    fn remember_approval(&mut self, plan: &Plan) {
-        let state_dir = &self.config.tree.state_dir;
-        let Some(guard) = &plan.guard else {
-            self.approved.clear();
-            approvals::keep_held(&self.config, &BTreeSet::new());
-            return;
-        };
-        let removals = plan.actions.iter().filter(|a| a.op == Op::Remove);
-        let removals: BTreeSet<Removal> = removals.map(|a| (a.hierarchy.clone(), a.group.clone())).collect();
-        if guard.approved {
-            self.approved = removals;
-            approvals::keep_held(&self.config, &BTreeSet::new());
-            approvals::used(state_dir, &guard.digest);
-        } else {
-            approvals::keep_held(&self.config, &removals);
-        }
+    /// Who keeps what outlives the process.
+    pub(crate) fn keeper(&self) -> &Keeper {
+        self.memory.keeper()
     }
+}
+
+/// What a plan would remove, held or not.
+pub(crate) fn removals(plan: &Plan) -> BTreeSet<Removal> {
+    let removals = plan.actions.iter().filter(|a| a.op == Op::Remove);
+    removals.map(|a| (a.hierarchy.clone(), a.group.clone())).collect()
 }
 
 /// Failures become events of the span around; returns how many there were.
@@ -240,12 +250,6 @@ pub(crate) struct Scenery<'a> {
 /// For people who read a plan or the status.
 pub(crate) fn about_marks(why: &str) -> Note {
     Note { hierarchy: "marks".into(), group: GroupPath::root(), knob: None, text: why.into() }
-}
-
-/// What lets held removals go, and what is held.
-pub(crate) fn approval(config: &Config, previous: Option<String>, removals: BTreeSet<Removal>) -> Approval {
-    let state_dir = &config.tree.state_dir;
-    Approval { previous, digests: approvals::given(state_dir), removals, held: approvals::held(config) }
 }
 
 fn with_lingering<'a>(config: &Config, host: &Host, desired: &'a Desired) -> Cow<'a, Desired> {

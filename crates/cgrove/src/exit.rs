@@ -5,6 +5,7 @@ use cgrove_cgroupfs::lock::LockError;
 
 use crate::engine::EngineError;
 use cgrove_config::ConfigError;
+use cgrove_state::StateError;
 
 pub(crate) const CHANGES: u8 = 2;
 pub(crate) const USAGE: u8 = 64;
@@ -58,6 +59,17 @@ impl From<Fault> for Exit {
     fn from(fault: Fault) -> Self {
         let denied = matches!(fault.errno.as_str(), "EACCES" | "EPERM" | "EROFS");
         Self::new(if denied { 77 } else { 69 }, fault.to_string())
+    }
+}
+
+impl From<StateError> for Exit {
+    fn from(e: StateError) -> Self {
+        let code = match e {
+            StateError::Taken { .. } => 69,
+            StateError::Unsafe { .. } | StateError::Damaged { .. } => 78,
+            StateError::Io { .. } => 77,
+        };
+        Self::new(code, e.to_string())
     }
 }
 

@@ -7,8 +7,8 @@ mod privileges;
 mod run;
 
 mod source;
+mod state;
 
-mod approvals;
 mod engine;
 mod events;
 mod hands;

@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::backoff::Backoff;
-use crate::approvals;
 use crate::clock::now;
 use crate::engine::{Engine, EngineError};
 use crate::events::Ears;
@@ -24,7 +23,7 @@ use crate::memory;
 use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::source::Document;
-use crate::source::last_good;
+use crate::state::Report;
 use crate::status::{Board, Failure};
 use crate::tasks;
 use cgrove_config::Config;
@@ -59,6 +58,8 @@ enum Event {
     Tasks,
     /// An approval appeared.
     Approval,
+    /// The state directory has taken what removals waited for.
+    State,
     Stop,
 }
 
@@ -73,12 +74,13 @@ pub(crate) struct Reconciler {
     ears: Ears,
     pid_dirs: Option<DirWatch>,
     approvals: Option<DirWatch>,
+    /// How the state directory does, and whether removals wait for it.
+    state: watch::Receiver<Report>,
+    waits_for_state: bool,
     /// Processes that have just begun another program (`tasks.proc_events`).
     proc_events: Option<(ProcEvents, Ready)>,
     /// The next look at processes was asked for by such an event.
     prompted: bool,
-    /// The digest of the document whose first round is over: its `allow_removals` has counted.
-    begun: Option<String>,
     next_tasks: Instant,
     last_tasks: Instant,
     next_resync: Instant,
@@ -111,10 +113,11 @@ impl Reconciler {
             told.update(|s| s.plan.progress = Some(text));
         }));
         let now = Instant::now();
-        let _ = last_good::make_dir(&approvals::dir(&config.tree.state_dir));
+        let keeper = engine.keeper();
+        let state = keeper.watch();
         let mut approved = DirWatch::new().ok();
         if let Some(watch) = &mut approved {
-            watch.set([approvals::dir(&config.tree.state_dir)]);
+            watch.set([keeper.approvals_dir().to_owned()]);
         }
         Self {
             engine: Some(engine),
@@ -122,9 +125,10 @@ impl Reconciler {
             ears,
             pid_dirs: DirWatch::new().ok(),
             approvals: approved,
+            state,
+            waits_for_state: false,
             proc_events: listen(&config),
             prompted: false,
-            begun: approvals::begun(&config.tree.state_dir),
             next_tasks: now,
             last_tasks: now,
             next_resync: now + config.cgroup.resync,
@@ -169,6 +173,7 @@ impl Reconciler {
                 _ = stop.changed() => return Event::Stop,
                 changed = self.document.changed() => return if changed.is_ok() { Event::Document } else { Event::Stop },
                 () = fired(&mut self.approvals) => return Event::Approval,
+                () = clean(&mut self.state), if self.waits_for_state => return Event::State,
                 () = fired(&mut self.pid_dirs) => self.next_tasks = self.next_tasks.min(self.last_tasks + PID_FILES_CALM),
                 // Judged outside of the race: what was taken from the kernel is told once.
                 pids = begun(&mut self.proc_events) => if self.concerned(pids).await {
@@ -220,8 +225,7 @@ impl Reconciler {
         };
         self.dirty = false;
         self.backoff.hear(event);
-        let first = self.begun.as_ref() != Some(&document.desired.digest);
-        let previous = document.previous.clone().filter(|_| first);
+        let previous = document.previous.clone();
         let desired = document.desired.clone();
         self.watch_pid_files(&document);
         let work = move |engine: &mut Engine| engine.reconcile(&desired, previous);
@@ -231,13 +235,7 @@ impl Reconciler {
         self.board.timings.reconcile.observe(began.elapsed().as_secs_f64());
         match result {
             Ok(round) => {
-                if first {
-                    let digest = document.desired.digest.clone();
-                    if let Err(e) = approvals::begin(&self.config.tree.state_dir, &digest) {
-                        warn!("{}: {e}", self.config.tree.state_dir.display());
-                    }
-                    self.begun = Some(digest);
-                }
+                self.waits_for_state = round.waits_for_state;
                 self.record(event, round);
                 self.trim_at.get_or_insert_with(|| Instant::now() + TRIM);
             }
@@ -303,6 +301,13 @@ fn listen(config: &Config) -> Option<(ProcEvents, Ready)> {
 async fn begun(events: &mut Option<(ProcEvents, Ready)>) -> Option<Vec<i32>> {
     let Some((events, ready)) = events else { return std::future::pending().await };
     ready.take(|| events.drain()).await
+}
+
+/// Waits until the disk has taken everything.
+async fn clean(state: &mut watch::Receiver<Report>) {
+    if state.wait_for(Report::is_clean).await.is_err() {
+        std::future::pending().await
+    }
 }
 
 async fn due(at: Option<Instant>) {

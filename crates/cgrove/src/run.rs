@@ -20,7 +20,8 @@ use crate::exit::Exit;
 use crate::hands::Hands;
 use crate::reconcile::Reconciler;
 use crate::serve::{self, Library, Port, Proof};
-use crate::source::{self, Demands, Intake};
+use crate::source::{self, Demands, Intake, Origin, last_good};
+use crate::state::{self, Change, Keeper, Key};
 use crate::status::Board;
 use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
@@ -33,6 +34,9 @@ type Ports = BTreeMap<Address, Port>;
 
 /// Clients are given so long to hear that the daemon stops.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// The disk is given so long to take what waits for it when the daemon stops.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// Runs until a signal. HUP starts everything anew with the configuration of then; measurements in memory, open
 /// ports and the lock stay. A configuration that cannot be used changes nothing.
@@ -55,16 +59,17 @@ pub(crate) async fn run(
     config = Arc::new(with_passed(Config::clone(&config), &passed)?);
     open_ports(&mut ports, &config)?;
     let secrets = Secrets::read(&config)?;
+    let keeper = open_state(&config).await?;
     let engine = hands
         .run({
-            let config = config.clone();
-            move || Engine::new(config)
+            let (config, keeper) = (config.clone(), keeper.clone());
+            move || Engine::new(config, keeper)
         })
         .await?;
-    let mut outfit = Outfit { hands, confinement, ring, journal, started, secrets, before: None };
+    let mut outfit = Outfit { hands, confinement, ring, journal, started, secrets, keeper, before: None };
     // Before anything can happen.
     outfit.journal.tell([News::new(Kind::Started, format!("cgrove {} on {}", env!("CARGO_PKG_VERSION"), config.node))]);
-    let mut daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
+    let mut daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone()).await?;
     if config.demo {
         term::out(&demo::banner(&config, config_path));
     }
@@ -77,9 +82,10 @@ pub(crate) async fn run(
             _ = hup.recv() => {}
         }
         service::reloading();
-        let new = match prepare_reload(config_path, &mut ports, &passed, &outfit.confinement) {
-            Ok((new, read)) => {
-                outfit.secrets = read;
+        let prepared = prepare_reload(config_path, &mut ports, &passed, &outfit).await;
+        let new = match prepared {
+            Ok((new, read, keeper)) => {
+                (outfit.secrets, outfit.keeper) = (read, keeper);
                 Arc::new(new)
             }
             Err(e) => {
@@ -91,11 +97,12 @@ pub(crate) async fn run(
         info!("reloading");
         let redis = daemon.redis.clone();
         outfit.before = daemon.document.borrow().clone();
+        carry_over(&mut outfit, &config, &new);
         let mut finish = std::pin::pin!(daemon.finish());
         let old = tokio::select! {
             engine = &mut finish => engine?,
             _ = async { tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} } } => {
-                return wind_up(finish, redis).await;
+                return wind_up(finish, redis, outfit.keeper).await;
             }
         };
         outfit.ring.resize(new.usage.keep, new.usage.memory);
@@ -103,14 +110,14 @@ pub(crate) async fn run(
         let engine = outfit
             .hands
             .run({
-                let new = new.clone();
-                move || old.reconfigure(new)
+                let (new, keeper) = (new.clone(), outfit.keeper.clone());
+                move || old.reconfigure(new, keeper)
             })
             .await?;
         ports.retain(|address, _| new.server.listen.contains(address));
         config = new;
         outfit.journal.tell([News::new(Kind::Reloaded, format!("with {} as it is now", config_path.display()))]);
-        daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
+        daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone()).await?;
         service::ready();
     }
 }
@@ -124,6 +131,7 @@ struct Outfit {
     journal: Arc<Journal>,
     started: u64,
     secrets: Secrets,
+    keeper: Keeper,
     /// The document in force when the reload came.
     before: Option<Arc<source::Document>>,
 }
@@ -143,19 +151,40 @@ impl Secrets {
 }
 
 /// Everything that may go wrong with a new configuration, tried before the old one ends.
-fn prepare_reload(
+async fn prepare_reload(
     config_path: &Path,
     ports: &mut Ports,
     passed: &[Address],
-    confinement: &Confinement,
-) -> Result<(Config, Secrets), Exit> {
+    outfit: &Outfit,
+) -> Result<(Config, Secrets, Keeper), Exit> {
     let config = config::load(config_path, config::environment())?;
-    confinement.allows(&config).map_err(Exit::config)?;
+    outfit.confinement.allows(&config).map_err(Exit::config)?;
     let config = with_passed(config, passed)?;
     permission::check(&config)?;
     let secrets = Secrets::read(&config)?;
+    let keeper = match &outfit.keeper {
+        same if *same.dir().path() == *config.tree.state_dir => same.clone(),
+        _ => open_state(&config).await?,
+    };
     open_ports(ports, &config)?;
-    Ok((config, secrets))
+    Ok((config, secrets, keeper))
+}
+
+/// The state directory, for this process alone. On a thread of its own: a disk may be slow.
+async fn open_state(config: &Config) -> Result<Keeper, Exit> {
+    let dir = config.tree.state_dir.clone();
+    let opened = tokio::task::spawn_blocking(move || Keeper::open(&dir)).await;
+    Ok(opened.map_err(|e| Exit::software(format!("the state directory: {e}")))??)
+}
+
+/// What is in force stays in force below the same parent, and is kept where the new configuration keeps it. For another
+/// parent it was not meant.
+fn carry_over(outfit: &mut Outfit, old: &Config, new: &Config) {
+    let (was, is) = (Origin::of(old), Origin::of(new));
+    outfit.before = outfit.before.take().filter(|_| was.has_parents_of(&is));
+    if let Some(before) = outfit.before.as_ref().filter(|_| was.is(&is) && old.tree.state_dir != new.tree.state_dir) {
+        outfit.keeper.change(Key::LastGood, Change::Put(last_good::encode(before, &is)));
+    }
 }
 
 /// Ports that systemd opened for us stay ours for good.
@@ -201,12 +230,13 @@ struct Daemon {
     document: watch::Receiver<Option<Arc<source::Document>>>,
     redis: Option<Redis>,
     sampler: Arc<sampler::Handle>,
+    keeper: Keeper,
     _demo: Option<Demo>,
 }
 
 impl Daemon {
-    fn start(config: Arc<Config>, ports: &Ports, engine: Engine, outfit: Outfit) -> Result<Self, Exit> {
-        let Outfit { hands, confinement, ring, journal, started, secrets, before } = outfit;
+    async fn start(config: Arc<Config>, ports: &Ports, engine: Engine, outfit: Outfit) -> Result<Self, Exit> {
+        let Outfit { hands, confinement, ring, journal, started, secrets, keeper, before } = outfit;
         let io = |what: &str, e: std::io::Error| Exit::unavailable(format!("{what}: {e}"));
         let board = Arc::new(Board::new(journal.clone()));
         describe(&board, &config, started, confinement);
@@ -215,7 +245,9 @@ impl Daemon {
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let (intake, document) = Intake::new(board.clone(), config.tree.state_dir.clone(), secrets.demands, before);
+        let kept = (keeper.clone(), Origin::of(&config));
+        let (intake, document) = Intake::new(board.clone(), kept, secrets.demands, before).await;
+        tasks.spawn(state::say(keeper.clone(), board.clone()));
         let (news, inbox) = mpsc::channel(16);
         tasks.spawn(intake.run(inbox));
         match config.tree.source {
@@ -247,7 +279,7 @@ impl Daemon {
         let reconciler = Reconciler::new(config.clone(), board, document.clone(), engine, hands, ears);
         let reconciler = tokio::spawn(reconciler.run(stopped));
         info!(node = config.node, parent = config.parent_shown(), listen = %config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "cgrove {} runs", env!("CARGO_PKG_VERSION"));
-        Ok(Self { stop, reconciler, tasks, gone, connections, document, redis, sampler, _demo: demo })
+        Ok(Self { stop, reconciler, tasks, gone, connections, document, redis, sampler, keeper, _demo: demo })
     }
 
     /// Resolves only when something ends by itself: the parent belongs to another daemon, or a bug. Dying loudly is
@@ -286,8 +318,9 @@ impl Daemon {
 
     /// Ends everything; the groups stay as they are.
     async fn stop(self) -> Result<(), Exit> {
-        let (redis, (connections, all)) = (self.redis.clone(), self.connections.clone());
-        wind_up(self.finish(), redis).await?;
+        let (redis, keeper) = (self.redis.clone(), self.keeper.clone());
+        let (connections, all) = self.connections.clone();
+        wind_up(self.finish(), redis, keeper).await?;
         // They are told why; whoever does not listen is not waited for.
         let left = connections.acquire_many(u32::try_from(all).unwrap_or(u32::MAX));
         let _ = tokio::time::timeout(FAREWELL, left).await;
@@ -296,13 +329,21 @@ impl Daemon {
 }
 
 /// Waits for the last reconcile, within reason, and gives the prefix in Redis up.
-async fn wind_up(finish: impl Future<Output = Result<Engine, Exit>>, redis: Option<Redis>) -> Result<(), Exit> {
+async fn wind_up(
+    finish: impl Future<Output = Result<Engine, Exit>>,
+    redis: Option<Redis>,
+    keeper: Keeper,
+) -> Result<(), Exit> {
     service::stopping();
     if tokio::time::timeout(Duration::from_secs(20), finish).await.is_err() {
         warn!("a reconcile did not end in time");
     }
     if let Some(redis) = redis {
         let _ = tokio::time::timeout(Duration::from_secs(1), redis.release()).await;
+    }
+    let settled = tokio::task::spawn_blocking(move || keeper.settle(LAST_WRITES)).await;
+    if settled.is_ok_and(|s| !s.pending.is_empty()) {
+        warn!("state: the disk has not taken everything");
     }
     info!("stopped; the groups stay");
     Ok(())

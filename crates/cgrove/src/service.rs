@@ -107,6 +107,9 @@ fn status_line(status: &Status) -> String {
     if !status.plan.failures.is_empty() {
         parts.push(format!("{} actions failed", status.plan.failures.len()));
     }
+    if status.state.error.is_some() {
+        parts.push("state directory fails".into());
+    }
     if !status.plan.held.is_empty() {
         parts.push(format!("{} removals held", status.plan.held.len()));
     }

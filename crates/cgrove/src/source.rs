@@ -4,10 +4,10 @@
 mod demands;
 pub(crate) mod file;
 pub(crate) mod last_good;
+mod origin;
 pub(crate) mod trust;
 pub(crate) mod zookeeper;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +18,12 @@ use cgrove_core::event::Kind;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::approvals;
 use crate::clock::now;
+use crate::state::{Change, Keeper, Key};
 use crate::status::{Board, DocumentStatus, Refused};
 pub(crate) use demands::Demands;
+use last_good::Kept;
+pub(crate) use origin::Origin;
 
 /// An approval is looked for this often while one is waited for.
 const APPROVAL: Duration = Duration::from_secs(1);
@@ -65,9 +67,13 @@ pub(crate) struct Fetched {
 /// Takes news, publishes what is in force.
 pub(crate) struct Intake {
     board: Arc<Board>,
-    state_dir: PathBuf,
+    keeper: Keeper,
+    origin: Origin,
     demands: Demands,
     in_force: watch::Sender<Option<Arc<Document>>>,
+    /// With none in force: what another parent's daemon, or one with other servers, had from the same place. It is not
+    /// applied, and nothing older is.
+    before: Option<Document>,
     /// An older document, which an operator may approve.
     older: Option<(String, Fetched)>,
     /// That it is away was told.
@@ -77,14 +83,14 @@ pub(crate) struct Intake {
 impl Intake {
     /// Starts with the document that was in force before a reload, else with the last good one of the state directory.
     /// New demands concern documents to come: what is in force stays until another is.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         board: Arc<Board>,
-        state_dir: PathBuf,
+        (keeper, origin): (Keeper, Origin),
         demands: Demands,
         before: Option<Arc<Document>>,
     ) -> (Self, watch::Receiver<Option<Arc<Document>>>) {
         let (in_force, receiver) = watch::channel(None);
-        let intake = Self { board, state_dir, demands, in_force, older: None, told_away: false };
+        let mut intake = Self { board, keeper, origin, demands, in_force, before: None, older: None, told_away: false };
         if let Some(before) = before {
             if let Err(why) = intake.demands.trust.check(&before.bytes) {
                 warn!("the document in force stays until a signed one comes, or the daemon is restarted: {why}");
@@ -92,18 +98,29 @@ impl Intake {
             intake.publish(before, true);
             return (intake, receiver);
         }
-        match last_good::load(&intake.state_dir) {
-            Ok(Some(last)) if intake.demands.trust.check(&last.bytes).is_err() => {
+        let (dir, origin) = (intake.keeper.dir().clone(), intake.origin.clone());
+        match elsewhere(move || last_good::load(&dir, &origin)).await {
+            Ok(Some(Kept { document: last, .. })) if intake.demands.trust.check(&last.bytes).is_err() => {
                 warn!("the last good document is not used: tree.trusted_keys did not sign it");
             }
-            Ok(Some(last)) => {
+            Ok(Some(Kept { document, foreign: Some(why), comparable })) => {
+                warn!("the last good document cannot be used: {why}");
+                intake.before = Some(document).filter(|_| comparable);
+            }
+            Ok(Some(Kept { document: last, .. })) => {
                 info!(version = last.version, "starting with the last good document");
+                // One of an earlier version does not say whose it is; from now on it does.
+                intake.keep(&last);
                 intake.publish(Arc::new(last), true);
             }
             Ok(None) => {}
             Err(e) => warn!("the last good document cannot be used: {e}"),
         }
         (intake, receiver)
+    }
+
+    fn keep(&self, document: &Document) {
+        self.keeper.change(Key::LastGood, Change::Put(last_good::encode(document, &self.origin)));
     }
 
     pub(crate) async fn run(mut self, mut news: mpsc::Receiver<News>) {
@@ -114,16 +131,16 @@ impl Intake {
                 item = news.recv() => match item {
                     Some(item) => {
                         pulse.beat();
-                        self.take(item);
+                        self.take(item).await;
                     }
                     None => return,
                 },
-                () = tokio::time::sleep(APPROVAL), if self.older.is_some() => self.look_for_approval(),
+                () = tokio::time::sleep(APPROVAL), if self.older.is_some() => self.look_for_approval().await,
             }
         }
     }
 
-    fn take(&mut self, news: News) {
+    async fn take(&mut self, news: News) {
         match news {
             News::Connected => {
                 self.board.update(|s| (s.source.connected, s.source.error) = (true, None));
@@ -142,17 +159,18 @@ impl Intake {
                 }
                 self.back();
                 self.older = None;
-                self.document(fetched, false);
+                self.document(fetched, false).await;
             }
         }
     }
 
-    fn look_for_approval(&mut self) {
-        let given = approvals::given(&self.state_dir);
+    async fn look_for_approval(&mut self) {
+        let keeper = self.keeper.clone();
+        let given = elsewhere(move || keeper.approvals()).await;
         if let Some((digest, fetched)) = self.older.take_if(|(digest, _)| given.contains(digest)) {
             info!(digest, "an operator approved an older document");
-            approvals::used(&self.state_dir, &digest);
-            self.document(fetched, true);
+            self.keeper.spend(&digest);
+            self.document(fetched, true).await;
         }
     }
 
@@ -197,9 +215,10 @@ impl Intake {
     }
 
     /// Takes a document, or says why not.
-    fn document(&mut self, fetched: Fetched, approved: bool) {
+    async fn document(&mut self, fetched: Fetched, approved: bool) {
         let current = self.in_force.borrow().clone();
-        if let Err((error, approve)) = self.demands.met(&fetched, current.as_deref(), approved) {
+        let before = current.as_deref().or(self.before.as_ref());
+        if let Err((error, approve)) = self.demands.met(&fetched, before, approved) {
             self.refuse(fetched.version, error, approve.clone());
             self.older = approve.map(|digest| (digest, fetched));
             return;
@@ -219,10 +238,13 @@ impl Intake {
                 return;
             }
             Some(current) if current.bytes == bytes => current.desired.clone(),
-            _ => match document::parse(&bytes) {
-                Ok(desired) => Arc::new(desired),
-                Err(e) => return self.refuse(version, e.to_string(), None),
-            },
+            _ => {
+                let text = bytes.clone();
+                match elsewhere(move || document::parse(&text)).await {
+                    Ok(desired) => Arc::new(desired),
+                    Err(e) => return self.refuse(version, e.to_string(), None),
+                }
+            }
         };
         let previous = match &current {
             Some(c) if c.bytes == bytes => c.previous.clone(),
@@ -230,9 +252,8 @@ impl Intake {
             None => None,
         };
         let document = Document { bytes, version, desired, previous, mzxid };
-        if let Err(e) = last_good::save(&self.state_dir, &document) {
-            warn!("the document is in force, but could not be kept for the next boot: {e}");
-        }
+        // It counts at once: a slow disk keeps nobody waiting, and `state` says what it has not taken.
+        self.keep(&document);
         info!(
             document_version = version,
             digest = document.desired.digest,
@@ -260,5 +281,13 @@ impl Intake {
             });
         });
         self.in_force.send_replace(Some(document));
+    }
+}
+
+/// What takes long, or waits for a disk, holds up no other task. A panic in there goes on in the caller.
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
     }
 }

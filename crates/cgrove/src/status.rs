@@ -27,6 +27,7 @@ pub(crate) struct Status {
     /// The newest document, when it was refused.
     pub(crate) refused: Option<Refused>,
     pub(crate) source: SourceStatus,
+    pub(crate) state: StateStatus,
     pub(crate) plan: PlanStatus,
     pub(crate) tasks: TasksStatus,
     pub(crate) usage: UsageStatus,
@@ -65,6 +66,20 @@ pub(crate) struct SourceStatus {
     /// Who may write the document that should not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) exposed: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct StateStatus {
+    pub(crate) dir: String,
+    /// Why it cannot be read or written; removals are held meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+    /// What is in force and not on the disk yet: `document`, or what `removals` wait for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) not_yet_kept: Vec<String>,
+    /// Why approvals do not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) approvals_error: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]

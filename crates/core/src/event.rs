@@ -39,6 +39,9 @@ kinds! {
     /// Redis does not take slots.
     StoreAway = "store_away",
     StoreBack = "store_back",
+    /// The state directory cannot be read or written.
+    StateAway = "state_away",
+    StateBack = "state_back",
     /// A document was applied.
     PlanApplied = "plan_applied",
     /// An action of the plan failed for the first time.
@@ -72,9 +75,8 @@ impl Kind {
 
     pub fn weight(self) -> Weight {
         match self {
-            Self::OomKill | Self::ActionFailed | Self::RemovalsHeld | Self::DocumentRefused | Self::SourceAway => {
-                Weight::Bad
-            }
+            Self::OomKill | Self::ActionFailed | Self::RemovalsHeld | Self::DocumentRefused => Weight::Bad,
+            Self::SourceAway | Self::StateAway => Weight::Bad,
             Self::MemoryHigh | Self::MemoryMax | Self::Pressure | Self::DriftRepaired => Weight::Warning,
             Self::ActionHeld | Self::StoreAway => Weight::Warning,
             _ => Weight::Plain,

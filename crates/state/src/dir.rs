@@ -42,7 +42,9 @@ pub struct StateDir {
 impl StateDir {
     /// Names it; nothing is read or made.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into().into(), durable: Arc::default() }
+        // Component by component: a slash at the end would have a link followed.
+        let path: PathBuf = path.into().components().collect();
+        Self { path: path.into(), durable: Arc::default() }
     }
 
     #[must_use]
@@ -60,6 +62,11 @@ impl StateDir {
     pub fn prepare(&self) -> Result<(), StateError> {
         self.open_or_make()?;
         check::above(&self.path)
+    }
+
+    /// Refuses a directory that somebody else may write; one that is missing is nobody's.
+    pub fn check(&self) -> Result<(), StateError> {
+        self.open().map(drop)
     }
 
     /// Takes the directory for this process, and clears away what an earlier one left unfinished.
@@ -130,7 +137,7 @@ impl StateDir {
         }
         self.set_durable(name, false);
         let temporary = format!("{name}.{}-{}{UNFINISHED}", std::process::id(), TURN.fetch_add(1, Ordering::Relaxed));
-        let replaced = write_new(&dir, &temporary, &self.path.join(&temporary), bytes)
+        let replaced = write_new(&dir, &temporary, &path, bytes)
             .and_then(|()| renameat(&dir, &temporary, &dir, name).map_err(|e| StateError::io("rename to", &path, e)));
         if let Err(e) = replaced {
             let _ = unlinkat(&dir, &temporary, AtFlags::empty());
@@ -222,7 +229,11 @@ impl StateDir {
     }
 
     fn sync(&self, dir: &File) -> Result<(), StateError> {
-        dir.sync_all().map_err(|e| StateError::io("sync", &self.path, e))
+        match dir.sync_all() {
+            // Some file systems know no fsync of a directory, and need none.
+            Err(e) if e.kind() != std::io::ErrorKind::InvalidInput => Err(StateError::io("sync", &self.path, e)),
+            _ => Ok(()),
+        }
     }
 
     fn is_durable(&self, name: &str) -> bool {
@@ -256,6 +267,7 @@ fn open_checked(dir: &File, name: &str, path: &Path) -> Result<Option<File>, Sta
     Ok(Some(file))
 }
 
+/// `path` is the file that it becomes, for messages.
 fn write_new(dir: &File, name: &str, path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(|e| StateError::io("make", path, e))?;

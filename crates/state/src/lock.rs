@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
+use rustix::io::Errno;
 
 use crate::dir::StateDir;
 use crate::{StateError, check};
@@ -14,33 +16,47 @@ const FILE: &str = "lock";
 /// The directory is ours until this is dropped.
 #[derive(Debug)]
 pub struct StateLock {
-    _file: File,
+    file: File,
+}
+
+impl StateLock {
+    /// Is it the lock of the directory as it is there now? Somebody may have cleared it away, or mounted another.
+    #[must_use]
+    pub fn is_of(&self, state: &StateDir) -> bool {
+        let there = std::fs::symlink_metadata(state.path().join(FILE));
+        let ours = self.file.metadata();
+        matches!((there, ours), (Ok(there), Ok(ours)) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+    }
 }
 
 pub(crate) fn lock(state: &StateDir) -> Result<StateLock, StateError> {
     let dir = state.open_or_make()?;
     let path = state.path().join(FILE);
-    let mode = Mode::RUSR | Mode::WUSR;
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let open = |flags| openat(&dir, FILE, flags, mode).map(File::from);
-    // On a file system that is read-only now, the file of an earlier time does as well.
-    let file = open(flags | OFlags::RDWR | OFlags::CREATE)
-        .or_else(|e| if e == rustix::io::Errno::ROFS { open(flags | OFlags::RDONLY) } else { Err(e) });
+    let open = |flags| {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        openat(&dir, FILE, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+    };
+    // Held by a descriptor that cannot write: its file system may be made read-only, and one that is read-only now may
+    // have the file of an earlier time.
+    let file = open(OFlags::RDONLY).or_else(|e| match e {
+        Errno::NOENT => open(OFlags::RDWR | OFlags::CREATE).and_then(|_| open(OFlags::RDONLY)),
+        e => Err(e),
+    });
     let mut file = file.map_err(|e| match e {
-        rustix::io::Errno::LOOP => not_ours(&path),
+        Errno::LOOP => not_ours(&path),
         e => StateError::io("open", &path, e),
     })?;
     check::file(&path, &file.metadata().map_err(|e| StateError::io("look at", &path, e))?)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+        Err(Errno::WOULDBLOCK) => {
             return Err(StateError::Taken { path: state.path().into(), pid: holder(&mut file) });
         }
         Err(e) => return Err(StateError::io("lock", &path, e)),
     }
     // For the message of whoever comes second; without it the message lacks the number.
-    let _ = note(&mut file);
-    Ok(StateLock { _file: file })
+    let _ = open(OFlags::RDWR).map_err(io::Error::from).and_then(|mut file| note(&mut file));
+    Ok(StateLock { file })
 }
 
 fn note(file: &mut File) -> io::Result<()> {

@@ -2,9 +2,10 @@
 
 use super::args::Args;
 use super::{document, status};
-use crate::approvals;
 use crate::exit::Exit;
+use crate::state;
 use crate::term;
+use cgrove_state::StateDir;
 
 pub(super) fn run(args: &Args, digest: &str) -> Result<u8, Exit> {
     let config = document::load(args)?;
@@ -32,8 +33,7 @@ pub(super) fn run(args: &Args, digest: &str) -> Result<u8, Exit> {
             }
         }
     }
-    let dir = &config.tree.state_dir;
-    approvals::approve(dir, &digest).map_err(|e| Exit::permission(format!("{}: {e}", dir.display())))?;
+    state::approve(&StateDir::new(&config.tree.state_dir), &digest)?;
     term::out(&format!("approved {digest}"));
     Ok(0)
 }

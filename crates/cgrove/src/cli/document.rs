@@ -10,9 +10,11 @@ use cgrove_core::desired::Desired;
 use super::args::Args;
 use super::runtime::in_runtime;
 use crate::exit::Exit;
-use crate::source::{Demands, Fetched, last_good, zookeeper};
+use crate::source::last_good::{self, Kept};
+use crate::source::{Demands, Document, Fetched, Origin, zookeeper};
 use crate::term;
 use cgrove_config::{self as config, Config, SourceKind};
+use cgrove_state::StateDir;
 
 /// A document and where it was found.
 pub(super) struct Found {
@@ -63,7 +65,8 @@ fn from_source(config: &Config) -> Result<Found, Exit> {
 fn fits(config: &Config, found: &Found) -> Result<Result<(), String>, Exit> {
     let demands = Demands::read(config).map_err(Exit::config)?;
     // Others than root may not read what is in force; then the daemon alone knows whether it is older.
-    let current = last_good::load(&config.tree.state_dir).ok().flatten();
+    let kept = load_kept(config).ok().flatten().filter(|kept| kept.comparable);
+    let current = kept.map(|kept| kept.document);
     let fetched = Fetched { bytes: found.bytes.clone(), ..Fetched::default() };
     Ok(demands.met(&fetched, current.as_ref(), false).map_err(|(why, _)| why))
 }
@@ -73,6 +76,18 @@ pub(super) fn warn_unless_fit(config: &Config, found: &Found) -> Option<String> 
     let why = fits(config, found).ok()?.err()?;
     term::err(&format!("cgrove: warning: {}: nodes with this configuration refuse it: {why}", found.place));
     Some(why)
+}
+
+/// What the daemon with this configuration would start with while its source is away.
+pub(super) fn last_good(config: &Config) -> Result<Option<Document>, String> {
+    match load_kept(config)? {
+        Some(Kept { foreign: Some(why), .. }) => Err(why),
+        kept => Ok(kept.map(|kept| kept.document)),
+    }
+}
+
+fn load_kept(config: &Config) -> Result<Option<Kept>, String> {
+    last_good::load(&StateDir::new(&config.tree.state_dir), &Origin::of(config))
 }
 
 fn read_source(config: &Config) -> Result<Found, Exit> {
@@ -98,7 +113,7 @@ pub(super) fn in_force(config: &Config) -> Result<Desired, Exit> {
         },
         Err(e) => e,
     };
-    match last_good::load(&config.tree.state_dir) {
+    match last_good(config) {
         Ok(Some(last)) => {
             term::err(&format!("cgrove: {}; using the last good document, version {}", away.message, last.version));
             Ok(Arc::unwrap_or_clone(last.desired))

@@ -3,28 +3,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cgrove_cgroupfs::apply::Outcome;
 use cgrove_cgroupfs::attach::{Move, Origins, left_unit};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::{GroupPath, TASKS_LEAF};
-use cgrove_core::plan::{self as core, Action, Op, Plan, Prune};
+use cgrove_core::plan::{self as core, Action, Approval, Op, Plan, Prune};
 use serde_json::json;
 
 use super::args::Args;
 use super::document::{self, Found};
-use crate::approvals;
 use crate::engine::{self, Engine, Scenery};
 use crate::exit::{self, Exit};
 use crate::progress::{Progress, patiently};
-use crate::source::last_good;
+use crate::source::{Origin, last_good};
+use crate::state::{self, Change, Keeper, Key, Known};
 use crate::tasks::Subject;
 use crate::term::{self, Paint};
 use crate::traces::Traces;
 use cgrove_config::{self as config, Config};
+use cgrove_state::StateDir;
 
 /// What takes time on a large node.
 const LOOKING: &str = "looking at the kernel's groups";
+
+/// A command waits so long for the disk.
+const DISK: Duration = Duration::from_secs(30);
 
 /// `cgrove plan`: reads everything, changes nothing.
 pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
@@ -69,11 +74,12 @@ pub(super) fn apply(args: &Args, tree: Option<&str>, traces: &Traces) -> Result<
     document::warn_unless_fit(&config, &found);
     crate::permission::check(&config)?;
     traces.begin(&config.node);
-    let mut engine = Engine::new(config.clone())?;
+    let keeper = Keeper::open(&config.tree.state_dir)?;
+    let mut engine = Engine::new(config.clone(), keeper.clone())?;
     let previous = previous(&config, &desired);
     engine.progress = Some(Progress::new(|done, total| term::err(&format!("cgrove: {done} of {total} actions done"))));
     let round = engine.reconcile(&desired, previous.clone())?;
-    keep(&config, &found, desired.clone(), previous);
+    keep(&config, &keeper, &found, desired.clone(), previous);
     let failed = round.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Failed { .. })).count()
         + round.tasks.faults.len()
         + round.faults.len();
@@ -116,23 +122,47 @@ pub(super) fn apply(args: &Args, tree: Option<&str>, traces: &Traces) -> Result<
     Ok(if failed > 0 { 69 } else { 0 })
 }
 
-/// What was applied is in force: a later `allow_removals` refers to it.
-fn keep(config: &Config, found: &Found, desired: Desired, previous: Option<String>) {
-    let last = last_good::load(&config.tree.state_dir).ok().flatten();
+/// What was applied is in force: a later `allow_removals` refers to it. What the disk does not take is said.
+fn keep(config: &Config, keeper: &Keeper, found: &Found, desired: Desired, previous: Option<String>) {
+    let last = document::last_good(config).ok().flatten();
     let (version, mzxid) = last.map_or((0, None), |d| (d.version, d.mzxid));
     let bytes = found.bytes.clone();
     let document = crate::source::Document { bytes, version, desired: Arc::new(desired), previous, mzxid };
-    let dir = &config.tree.state_dir;
-    let kept = last_good::save(dir, &document).and_then(|()| approvals::begin(dir, &document.desired.digest));
-    if let Err(e) = kept {
-        term::err(&format!("cgrove: warning: {}: {e}", config.tree.state_dir.display()));
+    keeper.change(Key::LastGood, Change::Put(last_good::encode(&document, &Origin::of(config))));
+    let settled = keeper.settle(DISK);
+    if let Some(e) = settled.error {
+        term::err(&format!("cgrove: warning: state: {e}; removals are held until it can be read and written"));
+    } else if !settled.pending.is_empty() {
+        let dir = config.tree.state_dir.display();
+        term::err(&format!("cgrove: warning: {dir}: the disk has not taken the document in {} s", DISK.as_secs()));
     }
 }
 
 /// The digest of the document in force, if it is another one.
 fn previous(config: &Config, desired: &Desired) -> Option<String> {
-    let last = last_good::load(&config.tree.state_dir).ok().flatten()?;
+    let last = document::last_good(config).ok().flatten()?;
     (last.desired.digest != desired.digest).then(|| last.desired.digest.clone())
+}
+
+/// What lets held removals go, as the next round would find it.
+fn approval(config: &Config, desired: &Desired, previous: Option<String>) -> (Approval, bool) {
+    let dir = StateDir::new(&config.tree.state_dir);
+    let known = Known::read(&dir, config.parents());
+    // Others than root may not look; the daemon does.
+    if let Err(e) = known.as_ref().map_err(ToString::to_string).map(|_| ())
+        && nix::unistd::geteuid().is_root()
+    {
+        term::err(&format!("cgrove: warning: state: {e}; removals are held until it can be read and written"));
+    }
+    let known = known.unwrap_or_default();
+    for lost in known.held_lost.iter().chain(&known.begun_lost) {
+        term::err(&format!("cgrove: warning: {lost}; every removal waits for `cgrove approve`"));
+    }
+    let counted = known.begun_lost.is_some() || known.begun.as_ref() == Some(&desired.digest);
+    let digests = state::given(&dir).0;
+    let approval =
+        Approval { previous: previous.filter(|_| !counted), digests, removals: BTreeSet::new(), held: known.held };
+    (approval, known.held_lost.is_some())
 }
 
 /// `plan TREE` works without a configuration, so that a document can be tried on any node.
@@ -149,8 +179,12 @@ fn config_or_default(args: &Args, tree: Option<&str>) -> Result<Arc<Config>, Exi
 
 fn compute(config: &Config, desired: &Desired, previous: Option<String>) -> Result<(Plan, Vec<Move>), Exit> {
     let Scenery { host, actual, desired, trouble } = engine::observe(config, desired)?;
-    let approval = engine::approval(config, previous, BTreeSet::new());
+    let (mut approval, held_lost) = approval(config, &desired, previous);
     let mut plan = core::plan(&desired, &actual, &config.cgroup.policy, &approval);
+    if held_lost {
+        approval.held = engine::removals(&plan);
+        plan = core::plan(&desired, &actual, &config.cgroup.policy, &approval);
+    }
     plan.notes.extend(trouble.iter().map(|why| engine::about_marks(why)));
     let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
     let subject = Subject { config, host: &host, desired: &desired, refused: &refused };
@@ -341,7 +375,7 @@ mod tests {
     use super::*;
     use cgrove_core::actual::{Actual, Group, Hierarchy, MARK_FORMAT, Machine, Mark, Marked, Version};
     use cgrove_core::ids::Controller;
-    use cgrove_core::plan::{Approval, Policy};
+    use cgrove_core::plan::Policy;
 
     fn node() -> Actual {
         let p = |s| GroupPath::parse(s).unwrap();

@@ -102,6 +102,17 @@ fn render_status(s: &Value, paint: Paint) -> String {
     if let Some(error) = s["refused"]["error"].as_str() {
         line("refused", paint.red(&format!("version {}: {error}", s["refused"]["version"])));
     }
+    let state = &s["state"];
+    if let Some(error) = state["error"].as_str() {
+        line("state", paint.red(&format!("{error}; removals are held until it can be read and written")));
+    }
+    let unsaved: Vec<String> = state["not_yet_kept"].as_array().into_iter().flatten().map(&text).collect();
+    if !unsaved.is_empty() {
+        line("state", paint.yellow(&format!("{}: not yet on the disk: {}", text(&state["dir"]), unsaved.join(", "))));
+    }
+    if let Some(error) = state["approvals_error"].as_str() {
+        line("state", paint.yellow(&format!("approvals: {error}; what cannot be read is not approved")));
+    }
     let p = &s["plan"];
     let count = |v: &Value| v.as_array().map_or(0, Vec::len);
     line(

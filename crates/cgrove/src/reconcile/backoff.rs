@@ -15,7 +15,7 @@ impl Backoff {
     /// News make earlier failures void: whatever stood in the way may be gone, and what is wrong now is wrong since just now.
     pub(super) fn hear(&mut self, event: Event) {
         match event {
-            Event::Document | Event::Drift | Event::Approval => self.0 = 0,
+            Event::Document | Event::Drift | Event::Approval | Event::State => self.0 = 0,
             Event::Resync | Event::Tasks | Event::Stop => {}
         }
     }

@@ -111,7 +111,7 @@ impl Reconciler {
             }
             self.board.journal.tell(repaired);
         }
-        let failed = !failures.is_empty();
+        let failed = !failures.is_empty() || round.waits_for_state;
         self.known_failures = failures;
         self.record_tasks(&round.tasks);
         self.last_tasks = Instant::now();

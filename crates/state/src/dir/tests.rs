@@ -105,6 +105,7 @@ fn a_directory_that_others_may_write_or_replace_is_refused() {
     let link = place.0.join("link");
     symlink(state.path(), &link).unwrap();
     assert!(StateDir::new(&link).prepare().unwrap_err().to_string().contains("symbolic link"));
+    assert!(StateDir::new(place.0.join("link/")).prepare().unwrap_err().to_string().contains("symbolic link"));
     fs::write(place.0.join("file"), "").unwrap();
     assert!(StateDir::new(place.0.join("file")).prepare().unwrap_err().to_string().contains("no directory"));
     if rustix::process::geteuid().is_root() {

@@ -9,7 +9,7 @@ import { clock, make } from "./words.js";
 const $ = (id) => document.getElementById(id);
 const MOST_EVENTS = 500;
 const BACKFILL = { slots: 30, at_once: 10 };
-const GRAVE = { oom_kill: "bad", action_failed: "bad", removals_held: "bad", document_refused: "bad", source_away: "bad", action_held: "warn", store_away: "warn", memory_max: "warn", memory_high: "warn", pressure: "warn", drift_repaired: "warn" };
+const GRAVE = { oom_kill: "bad", action_failed: "bad", removals_held: "bad", document_refused: "bad", source_away: "bad", state_away: "bad", action_held: "warn", store_away: "warn", memory_max: "warn", memory_high: "warn", pressure: "warn", drift_repaired: "warn" };
 
 const model = new Model();
 let connection = "connecting";
