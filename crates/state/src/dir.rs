@@ -71,7 +71,7 @@ impl StateDir {
 
     /// Takes the directory for this process, and clears away what an earlier one left unfinished.
     pub fn lock(&self) -> Result<StateLock, StateError> {
-        let lock = lock::lock(self)?;
+        let lock = lock::lock(&self.open_or_make()?, &self.path)?;
         for name in self.names().unwrap_or_default().iter().filter(|n| n.ends_with(UNFINISHED)) {
             let _ = self.remove(name);
         }
@@ -216,7 +216,7 @@ impl StateDir {
         StateError::Unsafe { path: self.path.to_path_buf(), why: why.into(), mend }
     }
 
-    pub(crate) fn open_or_make(&self) -> Result<File, StateError> {
+    fn open_or_make(&self) -> Result<File, StateError> {
         if let Some(dir) = self.open()? {
             return Ok(dir);
         }

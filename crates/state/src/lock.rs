@@ -8,7 +8,6 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 
-use crate::dir::StateDir;
 use crate::{StateError, check};
 
 const FILE: &str = "lock";
@@ -22,19 +21,19 @@ pub struct StateLock {
 impl StateLock {
     /// Is it the lock of the directory as it is there now? Somebody may have cleared it away, or mounted another.
     #[must_use]
-    pub fn is_of(&self, state: &StateDir) -> bool {
-        let there = std::fs::symlink_metadata(state.path().join(FILE));
+    pub fn is_of(&self, dir: &Path) -> bool {
+        let there = std::fs::symlink_metadata(dir.join(FILE));
         let ours = self.file.metadata();
         matches!((there, ours), (Ok(there), Ok(ours)) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
     }
 }
 
-pub(crate) fn lock(state: &StateDir) -> Result<StateLock, StateError> {
-    let dir = state.open_or_make()?;
-    let path = state.path().join(FILE);
+/// `dir` is open, and was looked at; `at` is where it is.
+pub(crate) fn lock(dir: &File, at: &Path) -> Result<StateLock, StateError> {
+    let path = at.join(FILE);
     let open = |flags| {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        openat(&dir, FILE, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+        openat(dir, FILE, flags, Mode::RUSR | Mode::WUSR).map(File::from)
     };
     // Held by a descriptor that cannot write: its file system may be made read-only, and one that is read-only now may
     // have the file of an earlier time.
@@ -50,7 +49,7 @@ pub(crate) fn lock(state: &StateDir) -> Result<StateLock, StateError> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            return Err(StateError::Taken { path: state.path().into(), pid: holder(&mut file) });
+            return Err(StateError::Taken { path: at.into(), pid: holder(&mut file) });
         }
         Err(e) => return Err(StateError::io("lock", &path, e)),
     }

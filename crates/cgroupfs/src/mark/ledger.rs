@@ -36,6 +36,8 @@ struct Pages {
     dirty: bool,
     /// A write that a slow disk has not finished.
     slow: Slow,
+    /// What is on the disk could not be read: it is not replaced before it was.
+    unread: bool,
     trouble: Option<String>,
 }
 
@@ -114,7 +116,7 @@ impl Ledger {
     /// Writes what changed, without the groups that are gone.
     pub(super) fn save(&self) -> Result<(), Fault> {
         let mut pages = self.pages();
-        let Some(pages) = pages.as_mut().filter(|_| !self.read_only) else { return Ok(()) };
+        let Some(pages) = pages.as_mut().filter(|p| !self.read_only && !p.unread) else { return Ok(()) };
         match pages.slow.earlier() {
             Some(Written::Waiting) => return Ok(()),
             Some(Written::Done) => pages.trouble = None,
@@ -178,9 +180,29 @@ impl Ledger {
             },
             Ok(None) => pages.earlier = self.earlier(),
             Err(StateError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {}
-            Err(e) => pages.trouble = Some(lost(&self.state.path().join(FILE), &e)),
+            Err(e) => {
+                pages.unread = matches!(e, StateError::Io { .. });
+                pages.trouble = Some(lost(&self.state.path().join(FILE), &e));
+            }
         }
         pages
+    }
+
+    /// What could not be read may be readable again.
+    pub(super) fn look_again(&self) {
+        let mut held = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pages) = held.as_mut().filter(|p| p.unread) else { return };
+        let read = self.load();
+        if read.unread {
+            return;
+        }
+        for (hierarchy, marks) in read.marks {
+            let known = pages.marks.entry(hierarchy).or_default();
+            for (inode, entry) in marks {
+                known.entry(inode).or_insert(entry);
+            }
+        }
+        (pages.unread, pages.trouble, pages.earlier) = (false, read.trouble, read.earlier);
     }
 
     fn earlier(&self) -> HashMap<PathBuf, (u64, Mark)> {

@@ -1,6 +1,7 @@
 //! The secret that marks are sealed with: a file of the state directory, made at the first write. A lost one costs
 //! ownership, never a group: what it sealed counts as unmarked.
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -34,6 +35,8 @@ enum Held {
     None,
     /// We may not read it: a command of somebody who is not root, which changes nothing.
     Hidden,
+    /// It is there and cannot be used; why. Marks stay as they are, so that they count again once it can be.
+    Broken(String),
     Key {
         key: Key,
         taken_over: bool,
@@ -78,31 +81,28 @@ impl Secret {
     /// Somebody may have made it meanwhile.
     pub(super) fn look_again(&self) {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*held, Held::Unknown | Held::None | Held::Hidden) {
+        if matches!(*held, Held::Unknown | Held::None | Held::Hidden | Held::Broken(_)) {
             *held = self.load();
         }
     }
 
     fn load(&self) -> Held {
+        let broken = |why: &dyn std::fmt::Display| {
+            let path = self.state.path().join(FILE);
+            Held::Broken(format!(
+                "the secret of marks cannot be used: {}: {why}; until it is mended or removed, groups that were marked before count as unmarked: none is removed, no knob undone, none marked anew",
+                path.display()
+            ))
+        };
         match self.state.get(FILE) {
             Ok(Some(text)) => match read(&text) {
                 Some((secret, taken_over)) => key(secret, taken_over, None, false),
-                None => self.own("is no secret of this version".into()),
+                None => broken(&"it is no secret of this version"),
             },
             Ok(None) => Held::None,
-            Err(StateError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Held::Hidden,
-            Err(e) => self.own(e.to_string()),
+            Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => Held::Hidden,
+            Err(e) => broken(&e),
         }
-    }
-
-    /// Another one for as long as the process runs: what it seals, and what was sealed before, counts as unmarked later.
-    fn own(&self, why: String) -> Held {
-        let path = self.state.path().join(FILE);
-        let trouble = format!(
-            "the secret of marks cannot be used: {}: {why}; until it is mended or removed, groups that were marked before count as unmarked: none is removed, no knob undone",
-            path.display()
-        );
-        fresh().map_or(Held::None, |secret| key(secret, true, Some(trouble), false))
     }
 
     pub(super) fn open(&self, place: &Place<'_>, text: &[u8]) -> Option<Body> {
@@ -112,15 +112,15 @@ impl Secret {
         }
     }
 
-    /// Made with the first mark, if there is none.
-    pub(super) fn seal(&self, place: &Place<'_>, body: &Body) -> Vec<u8> {
-        match self.held() {
-            Held::Key { key, .. } => key.seal(place, body),
-            _ => match self.make() {
-                Held::Key { key, .. } => key.seal(place, body),
-                // Without randomness nothing is sealed: it will count as unmarked.
-                _ => serde_json::to_vec(body).unwrap_or_default(),
-            },
+    /// Made with the first mark, if there is none. `None`: nothing can be sealed now.
+    pub(super) fn seal(&self, place: &Place<'_>, body: &Body) -> Option<Vec<u8>> {
+        let held = match self.held() {
+            held @ Held::Key { .. } => held,
+            _ => self.make(),
+        };
+        match held {
+            Held::Key { key, .. } => Some(key.seal(place, body)),
+            _ => None,
         }
     }
 
@@ -169,7 +169,7 @@ impl Secret {
 
     /// Before there was a secret, marks were not sealed: they are believed until the first whole look at the tree.
     pub(super) fn is_taken_over(&self) -> bool {
-        matches!(self.held(), Held::Key { taken_over: true, .. })
+        matches!(self.held(), Held::Key { taken_over: true, .. } | Held::Broken(_))
     }
 
     pub(super) fn taken_over(&self) -> Result<(), Fault> {
@@ -192,7 +192,7 @@ impl Secret {
     pub(super) fn trouble(&self) -> Option<String> {
         let missed = self.missed.swap(0, Ordering::Relaxed);
         match self.held() {
-            Held::Key { trouble: Some(why), .. } => Some(why),
+            Held::Key { trouble: Some(why), .. } | Held::Broken(why) => Some(why),
             _ if missed > 0 => Some(format!(
                 "{missed} groups carry marks that the secret in {} did not make (was the state directory lost or exchanged?): they count as unmarked, and are not removed; those of the document are adopted",
                 self.state.path().display()
@@ -235,7 +235,7 @@ mod tests {
         let state = StateDir::new(&dir);
         let first = Secret::new(state.clone());
         assert!(!first.is_taken_over() && !dir.exists(), "looking makes nothing");
-        let sealed = first.seal(&PLACE, &body());
+        let sealed = first.seal(&PLACE, &body()).unwrap();
         assert_eq!(first.open(&PLACE, &sealed), Some(body()));
         let again = || {
             let secret = Secret::new(state.clone());
@@ -251,12 +251,15 @@ mod tests {
         std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
         let torn = again();
         assert!(torn.open(&PLACE, &sealed).is_none() && torn.trouble().unwrap().contains("unmarked"));
-        let other = torn.seal(&PLACE, &body());
-        assert!(torn.open(&PLACE, &other).is_some() && std::fs::read(&file).unwrap().len() == whole.len() / 2);
+        assert!(torn.seal(&PLACE, &body()).is_none() && std::fs::read(&file).unwrap().len() == whole.len() / 2);
+        // Mended: what was sealed before counts again.
+        std::fs::write(&file, &whole).unwrap();
+        torn.look_again();
+        assert!(torn.open(&PLACE, &sealed).is_some() && torn.trouble().is_none());
         // Gone: another is made, which does not know the marks of before.
         std::fs::remove_file(&file).unwrap();
         let new = again();
-        new.seal(&PLACE, &body());
+        new.seal(&PLACE, &body()).unwrap();
         assert!(again().open(&PLACE, &sealed).is_none());
         new.missed();
         assert!(new.trouble().unwrap().contains("1 groups") && new.trouble().is_none());

@@ -263,7 +263,7 @@ impl Inner {
 
     /// The lock may be lost with its file, when somebody clears the directory away or mounts another one over it.
     fn hold(&self, lock: &mut Option<StateLock>) -> Result<(), StateError> {
-        if !lock.as_ref().is_some_and(|lock| lock.is_of(&self.dir)) {
+        if !lock.as_ref().is_some_and(|lock| lock.is_of(self.dir.path())) {
             *lock = None;
             self.dir.prepare()?;
             *lock = Some(self.dir.lock()?);
