@@ -38,10 +38,16 @@ use crate::traces::Traces;
 
 /// Parses, runs, and turns the outcome into an exit code.
 pub(crate) fn main() -> ExitCode {
+    term::escape_panics();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(e) => {
-            let _ = e.print();
+            if e.use_stderr() {
+                // Without clap's colours: it quotes what was typed.
+                e.render().to_string().trim_end().lines().for_each(term::err);
+            } else {
+                let _ = e.print();
+            }
             return if e.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
         }
     };

@@ -1,4 +1,7 @@
-//! The log: text on a terminal, journald's own fields where systemd collects it, JSON on request.
+//! The log: text on a terminal, journald's own fields where systemd collects it, JSON on request. Every record goes
+//! through [`Escaped`], whatever its form.
+
+mod escaped;
 
 use std::os::linux::fs::MetadataExt;
 
@@ -6,6 +9,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use self::escaped::Escaped;
 use crate::term;
 use crate::traces::{self, Traces};
 
@@ -36,7 +40,7 @@ pub(crate) fn start(format: Option<Format>, level: &str) -> Traces {
         (Format::Json, _) => text().json().flatten_event(true).boxed(),
         _ => text().with_ansi(term::colour(&std::io::stderr())).boxed(),
     };
-    let layer = layer.with_filter(filter);
+    let layer = Escaped(layer).with_filter(filter);
     #[cfg(feature = "otlp")]
     {
         let (slot, traces) = Traces::new();

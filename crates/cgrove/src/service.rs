@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cgrove_core::text;
 use sd_notify::NotifyState;
 use tracing::warn;
 
@@ -84,7 +85,8 @@ pub(crate) async fn run(board: Arc<Board>) {
             format!("no progress: {}", known.join(", "))
         };
         if line != said {
-            tell(&[NotifyState::Status(&line)]);
+            // A line's end in it would be read as another message.
+            tell(&[NotifyState::Status(&text::shown(&line))]);
             said = line;
         }
         tokio::time::sleep(pause).await;

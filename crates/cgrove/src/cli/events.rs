@@ -20,7 +20,7 @@ pub(super) fn run(args: &Args, asked: &EventsArgs) -> Result<u8, Exit> {
     let kinds = (!asked.kinds.is_empty()).then_some(&asked.kinds);
     let show = |events: &Value| {
         let mut lines = events.as_array().into_iter().flatten();
-        lines.all(|event| term::out(&if args.global.json() { event.to_string() } else { line(event, Paint::stdout()) }))
+        lines.all(|event| if args.global.json() { term::json(event) } else { term::out(&line(event, Paint::stdout())) })
     };
     in_runtime(async {
         let mut client = Client::connect(args, &asked.whom).await?;

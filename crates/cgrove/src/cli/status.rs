@@ -1,7 +1,5 @@
 //! `cgrove status`: what the daemon knows about itself.
 
-use std::fmt::Write as _;
-
 use cgrove_config::Config;
 use serde_json::{Value, json};
 
@@ -10,7 +8,7 @@ use super::client::Client;
 use super::feed::{Feed, Told};
 use super::runtime::in_runtime;
 use crate::exit::Exit;
-use crate::term::{self, Paint};
+use crate::term::{self, Page, Paint};
 
 /// The daemon's status document.
 pub(super) fn fetch(config: &Config) -> Result<Value, Exit> {
@@ -19,8 +17,7 @@ pub(super) fn fetch(config: &Config) -> Result<Value, Exit> {
 
 pub(super) fn run(args: &Args, whom: &Whom, follow: bool) -> Result<u8, Exit> {
     let show = |status: &Value| {
-        let text = if args.global.json() { status.to_string() } else { render_status(status, Paint::stdout()) };
-        term::out(&text)
+        if args.global.json() { term::json(status) } else { term::page(&render_status(status, Paint::stdout())) }
     };
     in_runtime(async {
         let mut client = Client::connect(args, whom).await?;
@@ -40,14 +37,13 @@ pub(super) fn run(args: &Args, whom: &Whom, follow: bool) -> Result<u8, Exit> {
     })?
 }
 
-fn render_status(s: &Value, paint: Paint) -> String {
-    let mut out = String::new();
+fn render_status(s: &Value, paint: Paint) -> Page {
+    let mut out = Page::default();
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let good = |ok: bool, yes: &str, no: &str| if ok { paint.green(yes) } else { paint.red(no) };
     let yes = |v: &Value| v.as_bool() == Some(true);
-    let mut line = |key: &str, value: String| {
-        let _ = writeln!(out, "{:<10} {value}", paint.bold(key));
-    };
+    // Padded first: a colour's code has no width.
+    let mut line = |key: &str, value: String| out.line(format!("{} {value}", paint.bold(&format!("{key:<10}"))));
     line(
         "cgrove",
         format!(
@@ -173,5 +169,5 @@ fn render_status(s: &Value, paint: Paint) -> String {
             error(st)
         ),
     );
-    out.trim_end().to_owned()
+    out
 }
