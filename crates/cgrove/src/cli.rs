@@ -55,8 +55,8 @@ pub(crate) fn main() -> ExitCode {
         crate::demo::load();
         return ExitCode::SUCCESS;
     }
-    let level = if matches!(args.command, Command::Run) { "info" } else { "warn" };
-    let traces = crate::log::start(args.global.log_format, level);
+    let daemon = matches!(args.command, Command::Run);
+    let traces = crate::log::start(args.global.log_format, if daemon { "info" } else { "warn" }, daemon);
     let ended = run(&args, &traces);
     traces.end();
     match ended {

@@ -10,6 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use self::escaped::Escaped;
+pub(crate) use self::escaped::sum_up;
 use crate::term;
 use crate::traces::{self, Traces};
 
@@ -22,9 +23,9 @@ pub(crate) enum Format {
     Journald,
 }
 
-/// `level` counts unless CGROVE_LOG says otherwise. Without a format the journal is used when it is what standard
+/// `level` counts unless CGROVE_LOG says otherwise. `bounded`, no part of the code writes lines without end. Without a format the journal is used when it is what standard
 /// error leads to.
-pub(crate) fn start(format: Option<Format>, level: &str) -> Traces {
+pub(crate) fn start(format: Option<Format>, level: &str, bounded: bool) -> Traces {
     let filter = EnvFilter::try_from_env("CGROVE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     // Spans for traces are not for the log.
     let filter = match format!("{}=off", traces::TARGET).parse() {
@@ -40,7 +41,7 @@ pub(crate) fn start(format: Option<Format>, level: &str) -> Traces {
         (Format::Json, _) => text().json().flatten_event(true).boxed(),
         _ => text().with_ansi(term::colour(&std::io::stderr())).boxed(),
     };
-    let layer = Escaped(layer).with_filter(filter);
+    let layer = Escaped { layer, bounded }.with_filter(filter);
     #[cfg(feature = "otlp")]
     {
         let (slot, traces) = Traces::new();

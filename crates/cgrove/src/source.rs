@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::approvals;
 use crate::clock::now;
-use crate::status::{Board, DocumentStatus, Refused};
+use crate::status::{Board, DocumentStatus, Listed, Refused};
 pub(crate) use demands::Demands;
 
 /// An approval is looked for this often while one is waited for.
@@ -256,7 +256,7 @@ impl Intake {
                 groups: document.desired.groups.len(),
                 since: now(),
                 last_good,
-                warnings: document.desired.warnings.clone(),
+                warnings: Listed::lines(document.desired.warnings.iter()),
             });
         });
         self.in_force.send_replace(Some(document));

@@ -99,15 +99,18 @@ fn render_status(s: &Value, paint: Paint) -> Page {
         line("refused", paint.red(&format!("version {}: {error}", s["refused"]["version"])));
     }
     let p = &s["plan"];
-    let count = |v: &Value| v.as_array().map_or(0, Vec::len);
+    // An older daemon lists all.
+    let count =
+        |list: &str| p[format!("{list}_total")].as_u64().unwrap_or(p[list].as_array().map_or(0, Vec::len) as u64);
+    let more = |list: &str| count(list).saturating_sub(p[list].as_array().map_or(0, Vec::len) as u64);
     line(
         "tree",
         format!(
             "{} rounds, {} actions done, {} failing, {} held",
             p["rounds"],
             p["done_total"],
-            count(&p["failures"]),
-            count(&p["held"])
+            count("failures"),
+            count("held")
         ),
     );
     if let Some(progress) = p["progress"].as_str() {
@@ -115,6 +118,9 @@ fn render_status(s: &Value, paint: Paint) -> Page {
     }
     for f in p["failures"].as_array().into_iter().flatten() {
         line("", paint.red(&text(&f["error"])));
+    }
+    if more("failures") > 0 {
+        line("", paint.red(&format!("and {} more failures", more("failures"))));
     }
     if p["guard"]["approved"].as_bool() == Some(false) {
         let digest = text(&p["guard"]["digest"]);
@@ -127,6 +133,9 @@ fn render_status(s: &Value, paint: Paint) -> Page {
     for n in p["notes"].as_array().into_iter().flatten() {
         let knob = n["knob"].as_str().map(|k| format!(" {k}")).unwrap_or_default();
         line("", paint.dim(&format!("{} {}{knob}: {}", text(&n["hierarchy"]), text(&n["group"]), text(&n["text"]))));
+    }
+    if more("notes") > 0 {
+        line("", paint.dim(&format!("and {} more notes", more("notes"))));
     }
     let t = &s["tasks"];
     line(

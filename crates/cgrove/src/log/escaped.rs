@@ -5,32 +5,78 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt::Debug;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use cgrove_core::text::{shortened, shown};
+use tokio::time::Instant;
+use tracing::callsite::Identifier;
 use tracing::field::{DisplayValue, Field, Value, Visit, display};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber, warn};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use crate::budget::Budget;
+
 /// Longest message or field.
 const LONGEST: usize = 16_000;
+/// Of a line that was not written, so much is quoted.
+const EXAMPLE: usize = 300;
+/// Lines of one place in the code that are written at once, and in a second from then on.
+const AT_ONCE: u32 = 1000;
+const A_SECOND: u32 = 20;
 
 /// The layer that formats, and gets only escaped text.
-pub(super) struct Escaped<L>(pub(super) L);
+pub(super) struct Escaped<L> {
+    pub(super) layer: L,
+    /// Only a daemon goes on for ever.
+    pub(super) bounded: bool,
+}
 
 impl<S: Subscriber, L: Layer<S>> Layer<S> for Escaped<L> {
     fn on_layer(&mut self, subscriber: &mut S) {
-        self.0.on_layer(subscriber);
+        self.layer.on_layer(subscriber);
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let fields = event.metadata().fields();
         let mut found = Found(HashMap::with_capacity(fields.len()));
         event.record(&mut found);
+        if self.bounded && !has_room(event.metadata(), &found) {
+            return;
+        }
         let values: Vec<Option<&dyn Value>> =
             fields.iter().map(|field| found.0.get(&field.index()).map(Shown::value)).collect();
         let values = fields.value_set_all(&values);
-        self.0.on_event(&Event::new_child_of(event.parent().cloned(), event.metadata(), &values), context);
+        self.layer.on_event(&Event::new_child_of(event.parent().cloned(), event.metadata(), &values), context);
+    }
+}
+
+/// What of the last while was not written: by the place in the code, an example and how many.
+static LEFT_OUT: LazyLock<Mutex<HashMap<Identifier, (String, u64)>>> = LazyLock::new(Mutex::default);
+static LINES: LazyLock<Mutex<Budget<Identifier>>> = LazyLock::new(|| Mutex::new(Budget::new(AT_ONCE, A_SECOND)));
+
+/// Whoever asks for more than information gets all of it.
+fn has_room(about: &Metadata<'_>, found: &Found) -> bool {
+    if *about.level() > Level::INFO {
+        return true;
+    }
+    if LINES.lock().unwrap_or_else(PoisonError::into_inner).take(about.callsite(), Instant::now()) {
+        return true;
+    }
+    let mut left_out = LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, count) = left_out.entry(about.callsite()).or_insert_with(|| {
+        let message = about.fields().field("message").and_then(|field| found.0.get(&field.index()));
+        (message.map(|m| shortened(&m.text(), EXAMPLE).into_owned()).unwrap_or_default(), 0)
+    });
+    *count += 1;
+    false
+}
+
+/// Says what was left out since the last time.
+pub(crate) fn sum_up() {
+    let left_out = std::mem::take(&mut *LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner));
+    for (example, count) in left_out.into_values() {
+        warn!(count, "{count} more lines of one kind were not written, the first of them: {example}");
     }
 }
 
@@ -46,6 +92,14 @@ enum Shown {
 }
 
 impl Shown {
+    fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Words(words) => format!("{words:?}"),
+            _ => String::new(),
+        }
+    }
+
     fn value(&self) -> &dyn Value {
         match self {
             Self::Text(text) => text,
@@ -122,7 +176,7 @@ mod tests {
         L: Layer<tracing_subscriber::Registry> + Send + Sync,
     {
         let hostile = "a\x1b[2J\n2026-01-01T00:00:00Z  INFO forged\u{202e}\u{9b}";
-        let subscriber = tracing_subscriber::registry().with(Escaped(layer(fmt::layer())));
+        let subscriber = tracing_subscriber::registry().with(Escaped { layer: layer(fmt::layer()), bounded: false });
         tracing::subscriber::with_default(subscriber, || {
             let error = std::io::Error::other(hostile);
             let whole = Some(-3_i64);

@@ -95,12 +95,10 @@ pub(super) fn lacks(role: &str) -> String {
 fn get_conf(library: &Library, id: Option<&Value>) -> Result<Pieces, String> {
     let document = library.document.borrow().clone();
     let document = document.ok_or_else(|| {
-        let status = library.board.snapshot();
-        let why = status
-            .refused
-            .map(|r| r.error)
-            .or(status.source.error)
-            .unwrap_or_else(|| "the source has not answered yet".into());
+        let known = |s: &mut crate::status::Status| {
+            s.refused.as_ref().map(|r| r.error.clone()).or_else(|| s.source.error.clone())
+        };
+        let why = library.board.update(known).unwrap_or_else(|| "the source has not answered yet".into());
         format!("no document is in force: {why}")
     })?;
     let version = Bytes::from(format!("\"version\":{},\"value\":", document.version));
@@ -109,14 +107,14 @@ fn get_conf(library: &Library, id: Option<&Value>) -> Result<Pieces, String> {
 
 fn list_groups(library: &Library, below: Option<&GroupPath>) -> Value {
     let document = library.document.borrow().clone();
-    let counts = library.board.snapshot().tasks.groups;
+    let counts = library.board.update(|s| s.tasks.groups.clone());
     let groups: Vec<Value> = document
         .iter()
         .flat_map(|d| &d.desired.groups)
         .filter(|(path, _)| below.is_none_or(|b| *path == b || path.is_below(b)))
         .map(|(path, group)| {
             let controllers: Vec<_> = group.controllers.iter().map(|c| c.name()).collect();
-            let processes = counts.get(path.as_str()).copied().unwrap_or(0);
+            let processes = counts.get(path).copied().unwrap_or(0);
             json!({ "path": path.as_str(), "controllers": controllers, "processes": processes })
         })
         .collect();

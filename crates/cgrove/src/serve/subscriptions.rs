@@ -187,8 +187,9 @@ impl Events {
         let mut out = Vec::new();
         loop {
             let events = library.board.journal.after(self.last, EVENTS);
-            let (Some(first), Some(last)) = (events.first(), events.last()) else { return out };
-            let dropped = first.seq - self.last - 1;
+            let Some(last) = events.last() else { return out };
+            // What was pushed out lies before the first, or between them.
+            let dropped = (last.seq - self.last).saturating_sub(events.len() as u64);
             self.last = last.seq;
             let wanted: Vec<&cgrove_core::event::Event> =
                 events.iter().map(Arc::as_ref).filter(|e| self.filter.wants(e)).collect();

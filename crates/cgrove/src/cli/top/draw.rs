@@ -36,14 +36,18 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
 fn headline(state: &State) -> Vec<Line<'_>> {
     let s = &state.status;
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let count = |v: &Value| v.as_array().map_or(0, Vec::len);
+    // An older daemon lists all.
+    let count = |list: &str| {
+        let plan = &s["plan"];
+        plan[format!("{list}_total")].as_u64().unwrap_or(plan[list].as_array().map_or(0, Vec::len) as u64)
+    };
     let mut node = vec![Span::from("cgrove ").bold(), Span::from(format!("on {}  ", text(&s["node"])))];
     match (&state.away, s["document"].is_null()) {
         (Some(why), _) => node.push(Span::from(format!("connection lost: {why}")).fg(Color::Red)),
         (None, true) if s.is_null() => {}
         (None, true) => node.push(Span::from("no document in force").fg(Color::Red)),
         (None, false) => {
-            let (failing, held) = (count(&s["plan"]["failures"]), count(&s["plan"]["held"]));
+            let (failing, held) = (count("failures"), count("held"));
             node.push(Span::from(format!("document {}  ", s["document"]["version"])));
             node.push(match (failing, held) {
                 (0, 0) => Span::from("tree as declared").fg(Color::Green),
