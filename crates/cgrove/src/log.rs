@@ -33,13 +33,13 @@ pub(crate) fn start(format: Option<Format>, level: &str, bounded: bool) -> Trace
         Err(_) => filter,
     };
     let format = format.unwrap_or(if leads_to_journal() { Format::Journald } else { Format::Text });
-    let text = || tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let text = || tracing_subscriber::fmt::layer().with_writer(term::for_log).with_target(false);
     let layer = match (format, tracing_journald::layer()) {
         (Format::Journald, Ok(journal)) => {
             journal.with_field_prefix(None).with_syslog_identifier("cgrove".into()).boxed()
         }
         (Format::Json, _) => text().json().flatten_event(true).boxed(),
-        _ => text().with_ansi(term::colour(&std::io::stderr())).boxed(),
+        _ => text().with_ansi(term::err_has_colour()).boxed(),
     };
     let layer = Escaped { layer, bounded }.with_filter(filter);
     #[cfg(feature = "otlp")]

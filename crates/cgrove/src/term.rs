@@ -1,9 +1,11 @@
 //! The terminal: the only place that writes to standard output and standard error. Whatever a line holds is escaped on
 //! its way out, but for colours that [`Paint`] put there; lines end where a command ends them.
 
+#![allow(clippy::disallowed_methods, reason = "this is where text is escaped")]
+
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Stderr, Write};
 use std::sync::LazyLock;
 
 use cgrove_core::text;
@@ -73,8 +75,23 @@ impl fmt::Display for Page {
     }
 }
 
+/// Standard error for the log, whose records are escaped before they are formatted.
+pub(crate) fn for_log() -> Stderr {
+    std::io::stderr()
+}
+
+/// Is standard output a terminal?
+pub(crate) fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Does standard error want colour?
+pub(crate) fn err_has_colour() -> bool {
+    colour(&std::io::stderr())
+}
+
 /// Does this stream want colour? See https://no-color.org.
-pub(crate) fn colour(stream: &impl IsTerminal) -> bool {
+fn colour(stream: &impl IsTerminal) -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
     set("CLICOLOR_FORCE") || (stream.is_terminal() && !set("NO_COLOR"))
 }
