@@ -182,6 +182,8 @@ def documents(scene):
 
 def json_log(scene):
     """The log as JSON: each record is one line that is valid."""
+    redis = hostile_redis(scene)
+    scene.node.configure(redis={"url": f"redis://127.0.0.1:{redis.port}"}, usage={"store": "redis"})
     scene.node.write_tree(scene.shares(a=100))
     with open(scene.node.log, "ab") as log:
         command = ["setpriv", "--pdeathsig", "KILL", kit.CGROVE, "--log-format", "json", "run", "--config", scene.node.config]
@@ -190,6 +192,7 @@ def json_log(scene):
     for document in ({HOSTILE: {}}, {"groups": {"a": {"knobs": {HOSTILE: 1}}}}):
         scene.node.write_tree(json.dumps(document))
         eventually(lambda: scene.node.status()["refused"])
+    eventually(lambda: "redis: " in scene.node.log.read_text())
     assert "RED" in log_is_clean(scene.node, json_lines=True)
     scene.node.write_tree(scene.shares(a=100))
 
@@ -360,15 +363,19 @@ def top(scene, port):
     assert "\\x1b" in text
 
 
-def redis_errors(scene):
-    """A Redis whose errors are escapes and C1 controls."""
-
+def hostile_redis(scene):
     def serve(connection):
         while connection.recv(65536):
             connection.sendall(f"-ERR {NAME} {ESCAPES}\r\n".encode() * 3)
 
     listener = Listener(serve)
     scene.callback(listener.close)
+    return listener
+
+
+def redis_errors(scene):
+    """A Redis whose errors are escapes and C1 controls."""
+    listener = hostile_redis(scene)
     scene.start(scene.shares(a=100), redis={"url": f"redis://127.0.0.1:{listener.port}"}, usage={"store": "redis"})
     eventually(lambda: "RED" in (scene.node.status()["store"].get("error") or ""))
     shown = clean(scene.node, "status") + clean(scene.node, "events")
