@@ -301,3 +301,32 @@ def oom_kills(scene):
     assert sum(e["count"] for e in told()) == kills, (told(), kills)
     assert {"started", "document_in_force", "plan_applied"} <= set(kinds(node)) and len(told()) < 60
     assert cpu_seconds(node) - used < 8 * kit.PATIENCE
+
+
+def behind_a_reconcile(scene):
+    """A reconcile takes long, each mkdir half a second; an OOM kill meanwhile is told at once."""
+    base = {"user": {"knobs": {"cpu.shares": 100, "memory.max": "8M"}}}
+    document = lambda n: {"controllers": ["cpu", "memory"], "groups": {**base, **{f"g{i}": {} for i in range(n)}}}
+    scene.wanted = {"user": 100}
+    node = scene.start(document(0))
+    victim = scene.process("sh", "-c", "read go; python3 -S -c 'x = bytearray(64 << 20)'; sleep 1000", stdin=subprocess.PIPE)
+    scene.members.add(victim.pid)
+    for controller in ("cpu", "memory"):
+        (node.group(controller, "/user") / "cgroup.procs").write_text(str(victim.pid))
+    calls = "mkdir,mkdirat"
+    slow = scene.process("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={calls}:delay_enter=500000", "-p", node.process.pid)
+    eventually(lambda: f"TracerPid:\t{slow.pid}" in pathlib.Path(f"/proc/{node.process.pid}/status").read_text())
+    made = lambda: sum(node.group("cpu", f"/g{i}").exists() for i in range(30))
+    # Each document arrives during the round of the one before.
+    for n in (1, 2, 3):
+        node.write_tree(document(n))
+        eventually(lambda: made() >= n, timeout=20)
+    node.write_tree(document(30))
+    eventually(lambda: made() >= 4, timeout=20)
+    victim.stdin.write(b"\n")
+    victim.stdin.close()
+    eventually(lambda: "oom_kill" in kinds(node), timeout=4)
+    assert made() < 30, "the reconcile was over before the kill"
+    slow.terminate()
+    slow.wait(20)
+    eventually(lambda: made() == 30, timeout=30)
