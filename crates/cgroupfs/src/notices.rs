@@ -58,6 +58,7 @@ pub struct Notices {
     all_matter: bool,
     /// Places that announce too much: they are not watched for a while.
     muted: HashMap<(Arc<str>, GroupPath), Box<Watched>>,
+    loud: Vec<(Arc<str>, GroupPath)>,
     next_look: Instant,
     /// How much was announced in the last turn.
     announced: usize,
@@ -84,6 +85,7 @@ impl Notices {
             begun: false,
             all_matter,
             muted: HashMap::new(),
+            loud: Vec::new(),
             next_look: Instant::now(),
             announced: 0,
         })

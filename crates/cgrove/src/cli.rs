@@ -27,6 +27,7 @@ mod why;
 
 use std::process::ExitCode;
 
+use cgrove_core::text::shown;
 use clap::Parser;
 
 use self::args::{Args, Command};
@@ -43,8 +44,10 @@ pub(crate) fn main() -> ExitCode {
         Ok(args) => args,
         Err(e) => {
             if e.use_stderr() {
-                // Without clap's colours: it quotes what was typed.
-                e.render().to_string().trim_end().lines().for_each(term::err);
+                // Without clap's colours: it quotes what was typed, also where that would make lines of its own.
+                let text = e.render().to_string();
+                let forged = std::env::args_os().any(|arg| shown(&arg.to_string_lossy()) != arg.to_string_lossy());
+                if forged { term::err(text.trim_end()) } else { text.trim_end().lines().for_each(term::err) }
             } else {
                 let _ = e.print();
             }

@@ -1,7 +1,9 @@
 //! Places that announce too much (`noise`): they are looked at each second, and watched again when their time is over.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cgrove_core::ids::GroupPath;
 use nix::sys::inotify::WatchDescriptor;
 
 use super::{Heard, Notices, TREE, look};
@@ -10,6 +12,11 @@ use super::{Heard, Notices, TREE, look};
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Notices {
+    /// Places that have announced too much for a while, each once.
+    pub fn loud(&mut self) -> Vec<(Arc<str>, GroupPath)> {
+        std::mem::take(&mut self.loud)
+    }
+
     /// When muted places are to be looked at, with [`Notices::look_at_muted`].
     pub fn due(&self) -> Option<Instant> {
         (!self.muted.is_empty()).then_some(self.next_look)
@@ -22,6 +29,9 @@ impl Notices {
         self.known.unwatch(&hierarchy, &group);
         let _ = self.inotify.rm_watch(wd);
         watched.noise.mute(now);
+        if watched.noise.lasts() {
+            self.loud.push((hierarchy.clone(), group.clone()));
+        }
         if self.muted.is_empty() {
             self.next_look = now + LOOK;
         }

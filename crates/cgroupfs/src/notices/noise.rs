@@ -9,6 +9,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How long it is not watched; where it goes on, twice as long each time, up to the longest.
 const SHORTEST: Duration = SECOND;
 const LONGEST: Duration = Duration::from_secs(16);
+/// Worth a line in the log.
+const LASTS: Duration = Duration::from_secs(4);
 
 /// What one place announces.
 #[derive(Debug, Default)]
@@ -35,6 +37,11 @@ impl Noise {
         self.pause = if goes_on { (self.pause * 2).min(LONGEST) } else { SHORTEST };
         (self.since, self.heard) = (None, 0);
         *self.until.insert(now + self.pause)
+    }
+
+    /// It has just gone on for so long that somebody should know. True once, until it was quiet.
+    pub(super) fn lasts(&self) -> bool {
+        self.pause == LASTS
     }
 
     pub(super) fn until(&self) -> Option<Instant> {

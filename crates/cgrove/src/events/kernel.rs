@@ -143,6 +143,13 @@ impl Listening {
                     let heard = tokio::task::block_in_place(|| self.notices.drain());
                     pause = if self.notices.announced() > MANY { (pause * 2).min(SELDOM) } else { TOGETHER };
                     self.lost();
+                    for (hierarchy, group) in self.notices.loud() {
+                        info!(
+                            hierarchy = &*hierarchy,
+                            group = group.as_str(),
+                            "so much is changed in this group that it is looked at every few seconds only"
+                        );
+                    }
                     self.tell(heard);
                 }
                 () = at(muted) => {

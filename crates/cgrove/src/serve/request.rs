@@ -4,6 +4,7 @@ use bytes::Bytes;
 use cgrove_core::event::Filter;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::request::{Asked, Request, Topic};
+use cgrove_core::text::shown_json;
 use serde_json::{Value, json};
 
 use super::group::get_group;
@@ -46,7 +47,8 @@ fn head(id: Option<&Value>) -> Bytes {
 
 /// A JSON object that begins with the client's mark.
 fn object(id: Option<&Value>, body: &Value) -> Reply {
-    Reply::Whole(vec![head(id), Bytes::from(body.to_string().split_off(1))])
+    let mut body = shown_json(&body.to_string()).into_owned();
+    Reply::Whole(vec![head(id), Bytes::from(body.split_off(1))])
 }
 
 async fn dispatch(library: &Library, request: Request, id: Option<&Value>) -> Result<Reply, Problem> {
@@ -57,7 +59,8 @@ async fn dispatch(library: &Library, request: Request, id: Option<&Value>) -> Re
         }
         Request::GetConf => get_conf(library, id).map(Reply::Whole).map_err(Problem::Away),
         Request::GetStatus => {
-            let status = serde_json::to_vec(&library.board.snapshot()).map_err(|e| Problem::Away(e.to_string()))?;
+            let status = serde_json::to_string(&library.board.snapshot()).map_err(|e| Problem::Away(e.to_string()))?;
+            let status = shown_json(&status).into_owned();
             Ok(Reply::Whole(vec![head(id), Bytes::from(status).slice(1..)]))
         }
         Request::ListGroups { group } => Ok(object(id, &list_groups(library, group.as_ref()))),

@@ -303,7 +303,8 @@ mod tests {
             { "seq": 2, "time": 1, "kind": bad, "group": bad, "knob": bad, "text": bad }] }));
         state.take(json!({ "subscription": "status", "value": { "node": bad, "document": { "version": bad } } }));
         state.detail = Some(("/clients".into(), Value::Null));
-        state.take(json!({ "id": "group", "group": "/clients", "error": bad, "knobs": [{ "knob": bad, "file": bad }] }));
+        state
+            .take(json!({ "id": "group", "group": "/clients", "error": bad, "knobs": [{ "knob": bad, "file": bad }] }));
         state.lost(bad);
         let screen = screen(&state);
         assert!(screen.contains("a\\x1b[2J\\u202e\\x9bb"), "{screen}");
