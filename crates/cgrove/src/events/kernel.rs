@@ -22,7 +22,7 @@ use self::asking::Asking;
 use self::pace::{Kills, Relook};
 use super::{Journal, News};
 use crate::hands::Hands;
-use crate::hints::{Drift, Ready, unheard};
+use crate::hints::{Drift, Ready, Unhurried};
 
 /// Announcements within this time are told together: a group comes in several hierarchies.
 const TOGETHER: Duration = Duration::from_millis(100);
@@ -87,6 +87,7 @@ async fn run(
                 journal,
                 places,
                 drift: drift.clone(),
+                ready: Unhurried::Awake(ready),
                 dying,
                 notices,
                 crossings,
@@ -95,7 +96,7 @@ async fn run(
                 relook,
                 deaf,
             }
-            .run(ready)
+            .run()
             .await
         }
         Err(e) => Err(e),
@@ -111,6 +112,7 @@ struct Listening {
     journal: Arc<Journal>,
     places: watch::Receiver<Arc<Vec<Place>>>,
     drift: Arc<Drift>,
+    ready: Unhurried,
     dying: Ready,
     notices: Notices,
     crossings: mpsc::Receiver<(u64, EpollFlags)>,
@@ -123,7 +125,7 @@ struct Listening {
 
 impl Listening {
     /// Nothing here waits for the hands: what happens during a long reconcile is told while it happens.
-    async fn run(mut self, mut ready: Ready) -> Result<(), std::io::Error> {
+    async fn run(mut self) -> Result<(), std::io::Error> {
         let mut pause = TOGETHER;
         loop {
             let muted = self.notices.due().map(Instant::from_std);
@@ -138,8 +140,8 @@ impl Listening {
                     self.notices.listen(triggers);
                     self.asking.go_on(&self.config, &self.places);
                 }
-                () = ready.take(|| ()) => {
-                    ready = unheard(ready, pause).await?;
+                announced = self.ready.wait(pause) => {
+                    announced?;
                     let heard = tokio::task::block_in_place(|| self.notices.drain());
                     pause = if self.notices.announced() > MANY { (pause * 2).min(SELDOM) } else { TOGETHER };
                     self.lost();
@@ -290,6 +292,27 @@ fn news(config: &Config, notices: Vec<Notice>) -> Vec<News> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_announcements_cost_no_more_than_reading_them() {
+        let config = cgrove_config::parse(
+            "[tree]\nsource = \"file\"\npath = \"/t\"\n",
+            "x.toml",
+            "/".as_ref(),
+            std::iter::empty(),
+        );
+        let notices = ["cpu", "memory"].iter().flat_map(|hierarchy| {
+            (0..100_000).map(|n| Notice {
+                hierarchy: (*hierarchy).into(),
+                group: GroupPath::parse(&format!("/g{n}")).unwrap(),
+                what: What::Appeared,
+            })
+        });
+        // Were each compared with all before it, this would take an hour.
+        let told = news(&config.unwrap(), notices.collect());
+        assert_eq!(told.len(), 100_000);
+        assert!(told.iter().all(|n| n.hierarchy.as_deref() == Some("cpu memory")));
+    }
 
     #[test]
     fn a_group_that_comes_in_several_hierarchies_is_one_event() {
