@@ -110,6 +110,8 @@ fn line(event: &Value, paint: Paint) -> String {
         _ => kind,
     };
     let times = event["count"].as_u64().filter(|n| *n > 1 && !matches!(text("kind"), "plan_applied" | "removals_held"));
+    // A sum says it in words.
+    let times = times.filter(|_| !text("text").starts_with("and "));
     let times = times.map(|n| format!(" ({n} times)")).unwrap_or_default();
     let place = [text("group"), text("knob")].join(" ");
     let hierarchy = match text("hierarchy") {

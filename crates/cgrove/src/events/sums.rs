@@ -12,7 +12,7 @@ use super::News;
 use crate::budget::Budget;
 
 /// Told at once of one kind in one place, and in a second from then on.
-const OF_A_PLACE: (u32, u32) = (20, 2);
+const OF_A_PLACE: (u32, u32) = (50, 2);
 /// The same of one kind, wherever.
 const OF_A_KIND: (u32, u32) = (200, 20);
 /// The first sum is told after this time; while it goes on, after twice as long each time, up to the last.
