@@ -206,6 +206,7 @@ def failing_writes(scene):
     assert f"{many} failing" in shown and f"and {many - 100} more failures" in shown and len(shown.splitlines()) < 150
     failed = [e for e in events(node) if e["kind"] == "action_failed"]
     assert len(failed) <= 250 and sum(e.get("count", 1) for e in failed) >= many, len(failed)
+    assert metric(node, 'cgrove_events_total{kind="action_failed"}') == many
     # What is tried again and fails as before is not said again.
     lines = text.count("EINVAL")
     rounds = status["plan"]["rounds"]

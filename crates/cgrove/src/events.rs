@@ -51,11 +51,13 @@ pub(crate) struct News {
     pub(crate) knob: Option<String>,
     pub(crate) count: Option<u64>,
     pub(crate) text: String,
+    /// It stands for `count` events that were left out.
+    pub(crate) is_sum: bool,
 }
 
 impl News {
     pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self { kind, group: None, hierarchy: None, knob: None, count: None, text: text.into() }
+        Self { kind, group: None, hierarchy: None, knob: None, count: None, text: text.into(), is_sum: false }
     }
 }
 
@@ -86,7 +88,7 @@ impl Journal {
         let (time, now) = (now_millis(), Instant::now());
         let (newest, owes) = self.with(|i| {
             for news in news {
-                i.totals[news.kind as usize] += 1;
+                i.totals[news.kind as usize] += news.count.filter(|_| news.is_sum).unwrap_or(1);
                 if i.sums.passes(&news, now) {
                     i.put(news, time);
                 }
@@ -171,7 +173,7 @@ impl Journal {
 
 impl Inner {
     fn put(&mut self, news: News, time: u64) {
-        let News { kind, group, hierarchy, knob, count, text } = news;
+        let News { kind, group, hierarchy, knob, count, text, is_sum: _ } = news;
         self.newest += 1;
         let seq = self.newest;
         self.by_kind[kind as usize].push_back(seq);

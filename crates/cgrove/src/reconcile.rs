@@ -93,6 +93,7 @@ pub(crate) struct Reconciler {
     /// Moves that were refused at the last look, by pid, start time and error.
     known_refusals: Known,
     lines: Lines,
+    failed_lines: Lines,
     pulse: Pulse,
 }
 
@@ -140,6 +141,7 @@ impl Reconciler {
             known_units: Known::default(),
             known_refusals: Known::default(),
             lines: Lines::default(),
+            failed_lines: Lines::default(),
             pulse,
             config,
             board,

@@ -57,7 +57,7 @@ impl Sums {
         }
         let key = if self.owed.len() < MOST || self.owed.contains_key(&place) { place } else { (news.kind, None) };
         let sum = self.owed.entry(key).or_insert(Sum { count: 0, since: now, period: FIRST });
-        sum.count += if news.kind.counts_times() { news.count.unwrap_or(1) } else { 1 };
+        sum.count += if news.is_sum || news.kind.counts_times() { news.count.unwrap_or(1) } else { 1 };
         false
     }
 
@@ -100,5 +100,5 @@ fn told(kind: Kind, group: Option<&GroupPath>, count: u64, during: Duration) -> 
         n => format!("{n} seconds"),
     };
     let text = format!("and {count} more of this kind{below} in the last {time}");
-    News { group: group.cloned(), count: Some(count), ..News::new(kind, text) }
+    News { group: group.cloned(), count: Some(count), is_sum: true, ..News::new(kind, text) }
 }

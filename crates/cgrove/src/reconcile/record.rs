@@ -63,14 +63,20 @@ impl Reconciler {
             error: f.to_string(),
         }));
         let new = self.known_failures.news(&failures);
+        let mut lines = self.failed_lines.begin(event == Event::Document);
+        let mut written = 0;
         for f in new.iter().take(MOST_LINES) {
-            let (hierarchy, group, knob) = (&f.hierarchy, &f.group, f.knob.as_deref());
-            warn!(hierarchy, group, knob, errno = f.errno, document_version = version, "{}", f.error);
+            if lines.fits(&GroupPath::parse(&f.group).unwrap_or_else(|_| GroupPath::root())) {
+                let (hierarchy, group, knob) = (&f.hierarchy, &f.group, f.knob.as_deref());
+                warn!(hierarchy, group, knob, errno = f.errno, document_version = version, "{}", f.error);
+                written += 1;
+            }
         }
-        let more = new.len().saturating_sub(MOST_LINES) as u64;
+        let more = new.len() - written;
         if more > 0 {
             warn!(count = more, document_version = version, "and {more} more actions failed");
         }
+        let more = new.len().saturating_sub(MOST_LINES) as u64;
         self.board.journal.tell(new.iter().take(MOST_LINES).map(|f| News {
             group: GroupPath::parse(&f.group).ok(),
             hierarchy: Some(f.hierarchy.clone()).filter(|h| !h.is_empty()),
@@ -199,7 +205,7 @@ impl Hash for Refused<'_> {
 
 /// What a list that was cut leaves out, as one event.
 fn and_more(kind: Kind, more: u64) -> Option<News> {
-    (more > 0).then(|| News { count: Some(more), ..News::new(kind, format!("and {more} more")) })
+    (more > 0).then(|| News { count: Some(more), is_sum: true, ..News::new(kind, format!("and {more} more")) })
 }
 
 fn verb(action: &Action) -> String {
