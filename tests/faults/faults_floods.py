@@ -27,7 +27,7 @@ def as_nobody(scene, code, *arguments, **options):
 
 def delegated(scene, path, controllers=("cpu", "memory")):
     """The group's directories belong to a user from now on."""
-    directories = [scene.node.group(controller, path) for controller in controllers]
+    directories = list(dict.fromkeys(scene.node.group(controller, path) for controller in controllers))
     for directory in directories:
         os.chown(directory, NOBODY, NOBODY)
     return directories
