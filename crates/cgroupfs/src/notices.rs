@@ -7,6 +7,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use cgrove_core::ids::GroupPath;
 use nix::errno::Errno;
@@ -17,6 +18,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 mod ask;
 mod known;
 mod look;
+mod muted;
+mod noise;
 mod pressure;
 mod told;
 
@@ -51,10 +54,24 @@ pub struct Notices {
     lost: bool,
     /// The first look is no news.
     begun: bool,
+    /// Each group that comes or goes matters to the tree, also those that nobody declared.
+    all_matter: bool,
+    /// Places that announce too much: they are not watched for a while.
+    muted: HashMap<(Arc<str>, GroupPath), Box<Watched>>,
+    loud: Vec<(Arc<str>, GroupPath)>,
+    next_look: Instant,
+    /// How much was announced in the last turn.
+    announced: usize,
 }
 
+/// Announcements taken at a time. What there is more waits, or the kernel drops it and says so.
+const MOST_AT_A_TIME: usize = 20_000;
+/// Entries of a directory that are looked at to find groups.
+const MOST_CHILDREN: usize = 2 * known::MOST_BELOW as usize;
+
 impl Notices {
-    pub fn new() -> Result<Self, Errno> {
+    /// `all_matter`: groups that nobody declared are removed, so that each one that comes is news to the tree.
+    pub fn new(all_matter: bool) -> Result<Self, Errno> {
         Ok(Self {
             inotify: Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?,
             oom: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
@@ -66,12 +83,27 @@ impl Notices {
             unwatched: 0,
             lost: false,
             begun: false,
+            all_matter,
+            muted: HashMap::new(),
+            loud: Vec::new(),
+            next_look: Instant::now(),
+            announced: 0,
         })
     }
 
     /// Announcements were lost since places were set; the next time all of them are looked at.
     pub fn lost(&self) -> bool {
         self.lost
+    }
+
+    /// How much was announced when it was last listened to.
+    pub fn announced(&self) -> usize {
+        self.announced
+    }
+
+    /// How many places are not watched for a while, because they announce too much.
+    pub fn muted(&self) -> usize {
+        self.muted.len()
     }
 
     /// How many places could not be watched: the kernel's limit was reached, or they vanished.
@@ -105,6 +137,12 @@ impl Notices {
                     continue;
                 }
                 self.unwatch(wd);
+            } else if !self.muted.is_empty() {
+                let key = (place.hierarchy().clone(), group.clone());
+                if inode.is_some() && self.muted.get(&key).is_some_and(|w| w.place.inode == inode) {
+                    continue;
+                }
+                self.muted.remove(&key);
             }
             added = true;
             let Ok(wd) = self.inotify.add_watch(&place.dir(), TREE) else {
@@ -123,15 +161,21 @@ impl Notices {
                 made.insert(wd);
             }
             // What was there before it was watched.
-            for name in children(&place.dir()) {
-                if let Some(group) = group.child(&name) {
-                    self.known.appear(place.hierarchy(), group, &mut out);
-                }
-            }
+            self.look_below(place, &mut out);
         }
         let stale: Vec<_> = self.places.keys().filter(|wd| !kept.contains(wd)).copied().collect();
+        let mut left: HashSet<_> = stale.iter().filter_map(|wd| self.places.get(wd)).map(|w| w.key()).collect();
         for wd in stale {
             self.unwatch(wd);
+        }
+        if !self.muted.is_empty() {
+            let listed: HashSet<_> = places.iter().map(Place::key).collect();
+            let gone = self.muted.keys().filter(|(h, g)| !listed.contains(&(&**h, g))).cloned();
+            left.extend(gone);
+            self.muted.retain(|key, _| !left.contains(key));
+        }
+        if !left.is_empty() {
+            self.known.forget_below(&left);
         }
         if !self.triggers.is_empty() {
             let listed: HashSet<_> = places.iter().map(Place::key).collect();
@@ -153,12 +197,25 @@ impl Notices {
         (out, added)
     }
 
-    /// Every place anew, and what is different from before.
-    fn look_at_all(&mut self, places: &[Place], out: Vec<Notice>) -> (Vec<Notice>, bool) {
-        for wd in self.places.keys().copied().collect::<Vec<_>>() {
-            self.unwatch(wd);
+    /// Groups that are in a place.
+    fn look_below(&mut self, place: &Place, out: &mut Vec<Notice>) {
+        for name in children(&place.dir()) {
+            if let Some(group) = place.group.child(&name) {
+                self.known.appear(place.hierarchy(), group, out);
+            }
         }
-        let (mut out, added) = self.watch(places, out);
+    }
+
+    /// Every place anew, and what is different from before.
+    fn look_at_all(&mut self, places: &[Place], mut out: Vec<Notice>) -> (Vec<Notice>, bool) {
+        look::look(self.places.values_mut().chain(self.muted.values_mut()).map(|w| &mut **w), &mut out);
+        let before: HashSet<WatchDescriptor> = self.places.keys().copied().collect();
+        let (mut out, _) = self.watch(places, out);
+        let kept: Vec<Place> =
+            self.places.iter().filter(|(wd, _)| before.contains(wd)).map(|(_, w)| w.place.clone()).collect();
+        for place in kept {
+            self.look_below(&place, &mut out);
+        }
         let listed: HashMap<_, _> = places.iter().map(|p| (p.key(), &p.ground.tree)).collect();
         let stands = |hierarchy: &str, group: &GroupPath| {
             let at = |group: &GroupPath| listed.get(&(hierarchy, group)).copied();
@@ -170,7 +227,7 @@ impl Notices {
         for (hierarchy, group) in gone {
             self.known.disappear(&hierarchy, group, &mut out);
         }
-        (out, added)
+        (out, true)
     }
 
     fn unwatch(&mut self, wd: WatchDescriptor) {
@@ -225,15 +282,29 @@ impl Notices {
         trigger.fired()
     }
 
-    /// Everything that was announced.
+    /// Does the tree have to be read when this group comes or goes? What somebody makes in his own group is his affair.
+    fn matters(&self, hierarchy: &Arc<str>, group: &GroupPath) -> bool {
+        self.all_matter
+            || self.unwatched > 0
+            || group.is_leaf()
+            || self.known.watch(hierarchy, group).is_some()
+            || (!self.muted.is_empty() && self.muted.contains_key(&(hierarchy.clone(), group.clone())))
+    }
+
+    /// What was announced, up to so much at a time. Where announcements were lost, see [`Notices::lost`].
     pub fn drain(&mut self) -> Heard {
         let mut out = Vec::new();
         let mut tree = false;
         let mut touched: HashSet<WatchDescriptor> = HashSet::new();
-        while let Ok(events) = self.inotify.read_events() {
+        let now = Instant::now();
+        self.announced = 0;
+        while self.announced < MOST_AT_A_TIME
+            && let Ok(events) = self.inotify.read_events()
+        {
+            self.announced += events.len();
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    (self.lost, tree) = (true, true);
+                    self.lost = true;
                     continue;
                 }
                 if event.mask.contains(AddWatchFlags::IN_IGNORED) {
@@ -242,10 +313,17 @@ impl Notices {
                     continue;
                 }
                 let name = event.name.as_ref().and_then(|n| n.to_str()).unwrap_or_default();
-                let Some(place) = self.places.get(&event.wd).map(|w| &w.place) else { continue };
+                let Some(watched) = self.places.get_mut(&event.wd) else { continue };
+                if watched.noise.hear(now) {
+                    self.mute(event.wd, now);
+                    continue;
+                }
+                let place = &watched.place;
                 let directory = event.mask.contains(AddWatchFlags::IN_ISDIR);
                 if directory && let Some(group) = place.group.child(name) {
-                    let hierarchy = place.hierarchy();
+                    let hierarchy = &place.hierarchy().clone();
+                    tree |= event.mask.intersects(AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO)
+                        || self.matters(hierarchy, &group);
                     if event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
                         self.known.appear(hierarchy, group, &mut out);
                     } else {
@@ -255,18 +333,21 @@ impl Notices {
                 if matches!(name, "cgroup.events" | "memory.events" | "memory.events.local") {
                     touched.insert(event.wd);
                 }
-                tree |= directory || changes_tree(name);
+                tree |= !directory && changes_tree(name);
             }
         }
-        let touched = self.places.iter_mut().filter(|(wd, _)| touched.contains(wd));
-        look::look(touched.map(|(_, watched)| &mut **watched), &mut out);
+        let muted = self.muted.values_mut().filter(|_| !touched.is_empty());
+        let touched = self.places.iter_mut().filter(|(wd, _)| touched.contains(wd)).map(|(_, watched)| watched);
+        // A kill is told of the deepest group that is looked at.
+        look::look(touched.chain(muted).map(|watched| &mut **watched), &mut out);
         Heard { notices: out, tree }
     }
 
     /// Reads the counters of v1 groups again.
     pub fn look_for_kills(&mut self) -> Vec<Notice> {
         let mut out = Vec::new();
-        look::look(self.places.values_mut().map(|w| &mut **w).filter(|w| w.counts_kills()), &mut out);
+        let all = self.places.values_mut().chain(self.muted.values_mut());
+        look::look(all.map(|w| &mut **w).filter(|w| w.counts_kills()), &mut out);
         out
     }
 }
@@ -297,5 +378,6 @@ fn children(dir: &Path) -> Vec<String> {
     entries
         .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
         .filter_map(|e| e.file_name().into_string().ok())
+        .take(MOST_CHILDREN)
         .collect()
 }

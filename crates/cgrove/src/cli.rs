@@ -27,6 +27,7 @@ mod why;
 
 use std::process::ExitCode;
 
+use cgrove_core::text::shown;
 use clap::Parser;
 
 use self::args::{Args, Command};
@@ -38,10 +39,18 @@ use crate::traces::Traces;
 
 /// Parses, runs, and turns the outcome into an exit code.
 pub(crate) fn main() -> ExitCode {
+    term::escape_panics();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(e) => {
-            let _ = e.print();
+            if e.use_stderr() {
+                // Without clap's colours: it quotes what was typed, also where that would make lines of its own.
+                let text = e.render().to_string();
+                let forged = std::env::args_os().any(|arg| shown(&arg.to_string_lossy()) != arg.to_string_lossy());
+                if forged { term::err(text.trim_end()) } else { text.trim_end().lines().for_each(term::err) }
+            } else {
+                let _ = e.print();
+            }
             return if e.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
         }
     };
@@ -49,8 +58,8 @@ pub(crate) fn main() -> ExitCode {
         crate::demo::load();
         return ExitCode::SUCCESS;
     }
-    let level = if matches!(args.command, Command::Run) { "info" } else { "warn" };
-    let traces = crate::log::start(args.global.log_format, level);
+    let daemon = matches!(args.command, Command::Run);
+    let traces = crate::log::start(args.global.log_format, if daemon { "info" } else { "warn" }, daemon);
     let ended = run(&args, &traces);
     traces.end();
     match ended {

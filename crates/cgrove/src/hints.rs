@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Readiness of a descriptor that someone else reads.
 pub(crate) struct Ready(AsyncFd<OwnedFd>);
@@ -37,11 +38,31 @@ impl Ready {
     }
 }
 
-/// Nobody is woken by what else is announced meanwhile, it waits to be read.
-pub(crate) async fn unheard(ready: Ready, pause: Duration) -> std::io::Result<Ready> {
-    let fd = ready.0.into_inner();
-    tokio::time::sleep(pause).await;
-    Ready::new(&fd)
+/// Readiness with a pause before each reading: what else is announced meanwhile wakes nobody, it waits to be read.
+pub(crate) enum Unhurried {
+    Awake(Ready),
+    /// Its descriptor is not polled until then.
+    Resting(OwnedFd, Instant),
+    /// It could not be polled again.
+    Lost,
+}
+
+impl Unhurried {
+    /// Waits until there is something to read, and for the pause. Cancel-safe.
+    pub(crate) async fn wait(&mut self, pause: Duration) -> std::io::Result<()> {
+        if let Self::Awake(ready) = self {
+            ready.take(|| ()).await;
+            if let Self::Awake(ready) = std::mem::replace(self, Self::Lost) {
+                *self = Self::Resting(ready.0.into_inner(), Instant::now() + pause);
+            }
+        }
+        if let Self::Resting(fd, until) = self {
+            tokio::time::sleep_until(*until).await;
+            *self = Self::Awake(Ready::new(fd)?);
+            return Ok(());
+        }
+        Err(std::io::ErrorKind::NotConnected.into())
+    }
 }
 
 /// Somebody touched the tree; told by who listens to the kernel, after what happened was told to everybody.
@@ -154,10 +175,14 @@ mod tests {
         let woken = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let ready = Ready::new(&*announced).unwrap();
+            let mut ready = Unhurried::Awake(Ready::new(&*announced).unwrap());
             let before = woken();
-            let ready = unheard(ready, Duration::from_millis(150)).await.unwrap();
+            // Others may be waited for in turns with it.
+            let pause = Duration::from_millis(150);
+            assert!(tokio::time::timeout(Duration::from_millis(50), ready.wait(pause)).await.is_err());
+            ready.wait(pause).await.unwrap();
             assert!(woken() - before < 20, "woken {} times", woken() - before);
+            let Unhurried::Awake(ready) = ready else { panic!("it rests") };
             assert!(ready.take(|| announced.read()).await.unwrap() > 0, "what was announced waits to be read");
         });
         announcing.join().unwrap();

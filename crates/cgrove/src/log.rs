@@ -1,4 +1,7 @@
-//! The log: text on a terminal, journald's own fields where systemd collects it, JSON on request.
+//! The log: text on a terminal, journald's own fields where systemd collects it, JSON on request. Every record goes
+//! through [`Escaped`], whatever its form.
+
+mod escaped;
 
 use std::os::linux::fs::MetadataExt;
 
@@ -6,6 +9,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use self::escaped::Escaped;
+pub(crate) use self::escaped::sum_up;
 use crate::term;
 use crate::traces::{self, Traces};
 
@@ -18,9 +23,9 @@ pub(crate) enum Format {
     Journald,
 }
 
-/// `level` counts unless CGROVE_LOG says otherwise. Without a format the journal is used when it is what standard
+/// `level` counts unless CGROVE_LOG says otherwise. `bounded`, no part of the code writes lines without end. Without a format the journal is used when it is what standard
 /// error leads to.
-pub(crate) fn start(format: Option<Format>, level: &str) -> Traces {
+pub(crate) fn start(format: Option<Format>, level: &str, bounded: bool) -> Traces {
     let filter = EnvFilter::try_from_env("CGROVE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     // Spans for traces are not for the log.
     let filter = match format!("{}=off", traces::TARGET).parse() {
@@ -28,15 +33,15 @@ pub(crate) fn start(format: Option<Format>, level: &str) -> Traces {
         Err(_) => filter,
     };
     let format = format.unwrap_or(if leads_to_journal() { Format::Journald } else { Format::Text });
-    let text = || tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let text = || tracing_subscriber::fmt::layer().with_writer(term::for_log).with_target(false);
     let layer = match (format, tracing_journald::layer()) {
         (Format::Journald, Ok(journal)) => {
             journal.with_field_prefix(None).with_syslog_identifier("cgrove".into()).boxed()
         }
         (Format::Json, _) => text().json().flatten_event(true).boxed(),
-        _ => text().with_ansi(term::colour(&std::io::stderr())).boxed(),
+        _ => text().with_ansi(term::err_has_colour()).boxed(),
     };
-    let layer = layer.with_filter(filter);
+    let layer = Escaped { layer, bounded }.with_filter(filter);
     #[cfg(feature = "otlp")]
     {
         let (slot, traces) = Traces::new();

@@ -22,6 +22,7 @@ mod store;
 
 mod serve;
 
+mod budget;
 mod clock;
 mod progress;
 mod pulse;

@@ -1,9 +1,9 @@
 //! When to reconcile. One at a time; the latest document wins; nobody waits for it.
 
 mod backoff;
+mod known;
 mod record;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::backoff::Backoff;
+use self::known::{Known, Lines};
 use crate::clock::now;
 use crate::engine::{Engine, EngineError};
 use crate::events::Ears;
@@ -24,7 +25,7 @@ use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::source::Document;
 use crate::state::Report;
-use crate::status::{Board, Failure};
+use crate::status::Board;
 use crate::tasks;
 use cgrove_config::Config;
 
@@ -42,7 +43,7 @@ const QUIET: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(600);
 /// So long after a round its memory is given back: a document's first round is followed by others.
 const TRIM: Duration = Duration::from_secs(5);
-/// Longest lists in status, and most new lines in the log at a time.
+/// Most new lines in the log, and new events, of one kind at a time.
 const MOST_LINES: usize = 100;
 
 /// Everything that wakes the reconciler.
@@ -88,10 +89,13 @@ pub(crate) struct Reconciler {
     trim_at: Option<Instant>,
     dirty: bool,
     backoff: Backoff,
-    known_failures: Vec<Failure>,
-    known_units: Vec<String>,
+    known_failures: Known,
+    known_held: Known,
+    known_units: Known,
     /// Moves that were refused at the last look, by pid, start time and error.
-    known_refusals: HashSet<(i32, u64, i32)>,
+    known_refusals: Known,
+    lines: Lines,
+    failed_lines: Lines,
     pulse: Pulse,
 }
 
@@ -136,9 +140,12 @@ impl Reconciler {
             trim_at: None,
             dirty: false,
             backoff: Backoff::default(),
-            known_failures: Vec::new(),
-            known_units: Vec::new(),
-            known_refusals: HashSet::new(),
+            known_failures: Known::default(),
+            known_held: Known::default(),
+            known_units: Known::default(),
+            known_refusals: Known::default(),
+            lines: Lines::default(),
+            failed_lines: Lines::default(),
             pulse,
             config,
             board,

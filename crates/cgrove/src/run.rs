@@ -71,7 +71,9 @@ pub(crate) async fn run(
     outfit.journal.tell([News::new(Kind::Started, format!("cgrove {} on {}", env!("CARGO_PKG_VERSION"), config.node))]);
     let mut daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone()).await?;
     if config.demo {
-        term::out(&demo::banner(&config, config_path));
+        for line in demo::banner(&config, config_path).lines() {
+            term::out(line);
+        }
     }
     service::ready();
     loop {

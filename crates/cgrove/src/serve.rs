@@ -292,7 +292,7 @@ fn readiness(status: &crate::status::Status, roles: Roles) -> String {
     } else if status.plan.rounds == 0 {
         why.push("the tree is not applied yet".into());
     }
-    format!("not ready: {}\n", why.join("; "))
+    format!("not ready: {}\n", cgrove_core::text::shown(&why.join("; ")))
 }
 
 /// RFC 6455's handshake; the socket's task starts when the client has read it.

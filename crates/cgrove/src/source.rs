@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::clock::now;
 use crate::state::{Change, Keeper, Key};
-use crate::status::{Board, DocumentStatus, Refused};
+use crate::status::{Board, DocumentStatus, Listed, Refused};
 pub(crate) use demands::Demands;
 use last_good::Kept;
 pub(crate) use origin::Origin;
@@ -277,7 +277,7 @@ impl Intake {
                 groups: document.desired.groups.len(),
                 since: now(),
                 last_good,
-                warnings: document.desired.warnings.clone(),
+                warnings: Listed::lines(document.desired.warnings.iter()),
             });
         });
         self.in_force.send_replace(Some(document));

@@ -1,11 +1,16 @@
-//! What the daemon knows about itself: written by its tasks, read by `get_status`, `/readyz` and `/metrics`.
+//! What the daemon knows about itself: written by its tasks, read by `get_status`, `/readyz` and `/metrics`. Its lists
+//! are cut at a length, and copies of the status share them (`listed`).
 
+mod listed;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cgrove_core::plan::{Guard, Note};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use serde::Serialize;
 
+pub(crate) use self::listed::{Counts, Listed};
 use crate::confine::Confinement;
 use crate::events::Journal;
 use crate::pulse::Pulses;
@@ -44,7 +49,7 @@ pub(crate) struct DocumentStatus {
     pub(crate) since: u64,
     /// Taken from the state directory, because the source has not answered yet.
     pub(crate) last_good: bool,
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Listed<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -96,15 +101,23 @@ pub(crate) struct PlanStatus {
     /// How far a long round is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) progress: Option<String>,
-    pub(crate) failures: Vec<Failure>,
-    pub(crate) held: Vec<Held>,
+    /// The first of them; how many there are is said beside each list.
+    pub(crate) failures: Listed<Failure>,
+    pub(crate) failures_total: usize,
+    /// All of them by the kernel's error.
+    #[serde(skip)]
+    pub(crate) failures_by_errno: BTreeMap<Option<i32>, usize>,
+    /// First what waits for something else than an approval.
+    pub(crate) held: Listed<Held>,
+    pub(crate) held_total: usize,
     pub(crate) guard: Option<Guard>,
-    pub(crate) notes: Vec<Note>,
+    pub(crate) notes: Listed<Note>,
+    pub(crate) notes_total: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub(crate) struct Failure {
     pub(crate) hierarchy: String,
     pub(crate) group: String,
@@ -116,7 +129,7 @@ pub(crate) struct Failure {
     pub(crate) error: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub(crate) struct Held {
     pub(crate) hierarchy: String,
     pub(crate) group: String,
@@ -134,13 +147,17 @@ pub(crate) struct TasksStatus {
     pub(crate) named: usize,
     /// Processes that belong to groups, descendants included.
     pub(crate) processes: usize,
-    /// Processes of each group.
-    pub(crate) groups: std::collections::BTreeMap<String, usize>,
+    /// Processes of each group, of the first groups by path.
+    pub(crate) groups: Counts,
+    pub(crate) groups_total: usize,
     pub(crate) moved_total: u64,
-    pub(crate) problems: Vec<String>,
-    pub(crate) left_alone: Vec<String>,
+    pub(crate) problems: Listed<String>,
+    pub(crate) problems_total: usize,
+    pub(crate) left_alone: Listed<String>,
+    pub(crate) left_alone_total: usize,
     /// systemd units whose processes were moved: their `systemctl stop` does not reach them all.
-    pub(crate) left_units: Vec<String>,
+    pub(crate) left_units: Listed<String>,
+    pub(crate) left_units_total: usize,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]

@@ -73,6 +73,26 @@ impl Kind {
         Self::ALL.into_iter().find(|k| k.name() == name)
     }
 
+    /// Is it caused as often as a group's own processes and owner like? All others are ours to cause, or rare.
+    pub fn is_frequent(self) -> bool {
+        matches!(
+            self,
+            Self::GroupAppeared
+                | Self::GroupDisappeared
+                | Self::Populated
+                | Self::Empty
+                | Self::MemoryHigh
+                | Self::MemoryMax
+                | Self::Pressure
+                | Self::DriftRepaired
+        )
+    }
+
+    /// Does an event's `count` say how many times it happened?
+    pub fn counts_times(self) -> bool {
+        !matches!(self, Self::PlanApplied | Self::RemovalsHeld)
+    }
+
     pub fn weight(self) -> Weight {
         match self {
             Self::OomKill | Self::ActionFailed | Self::RemovalsHeld | Self::DocumentRefused => Weight::Bad,

@@ -4,6 +4,7 @@
 pub mod ids;
 pub mod json;
 pub mod knobs;
+pub mod text;
 
 pub mod desired;
 pub mod document;

@@ -295,6 +295,7 @@ pub fn member() {
             }
             Err(e) => format!("errno {}\n", e.raw_os_error().unwrap_or(0)),
         };
+        #[allow(clippy::disallowed_methods, reason = "a program reads it")]
         let mut out = std::io::stdout();
         if out.write_all(answer.as_bytes()).and_then(|()| out.flush()).is_err() {
             break;

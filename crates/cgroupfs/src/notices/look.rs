@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 
+use super::noise::Noise;
 use super::{Notice, Place, What};
 use crate::file::text;
 
@@ -21,6 +22,7 @@ pub(super) struct Watched {
     kills: Option<u64>,
     /// v2 alone counts them.
     limits: Option<Box<[Limit; 2]>>,
+    pub(super) noise: Noise,
 }
 
 /// How often a limit was in the way.
@@ -40,7 +42,7 @@ impl Watched {
         let text = limits_text(place);
         let seen = |key| Limit { seen: number(&text, key), ..Limit::default() };
         let limits = (place.version() == Version::V2).then(|| Box::new(LIMITS.map(seen)));
-        Self { populated: populated(place), kills: kills(place), limits, place: place.clone() }
+        Self { populated: populated(place), kills: kills(place), limits, noise: Noise::default(), place: place.clone() }
     }
 
     /// Made while we listened: it was empty, and all that it counts is news.
@@ -52,6 +54,10 @@ impl Watched {
             limit.seen = limit.seen.map(|_| 0);
         }
         made
+    }
+
+    pub(super) fn key(&self) -> (Arc<str>, GroupPath) {
+        (self.place.hierarchy().clone(), self.place.group.clone())
     }
 
     /// Only memory's hierarchy does on v1.

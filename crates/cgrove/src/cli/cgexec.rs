@@ -34,8 +34,8 @@ pub(super) fn lookup(args: &Args, names: &[String], create: bool, all: bool) -> 
     let host = Host::discover(&config.cgroup.dir)?;
     let mut json = serde_json::Map::new();
     for (name, paths) in found {
-        let text: Vec<_> = paths.iter().map(|path| arguments(&config, &host, &desired, path)).collect();
-        let text = text.join(" ");
+        let text: Result<Vec<_>, Exit> = paths.iter().map(|path| arguments(&config, &host, &desired, path)).collect();
+        let text = text?.join(" ");
         if args.global.json() {
             json.insert(name.clone(), text.into());
         } else {
@@ -43,7 +43,7 @@ pub(super) fn lookup(args: &Args, names: &[String], create: bool, all: bool) -> 
         }
     }
     if args.global.json() {
-        term::out(&serde_json::Value::Object(json).to_string());
+        term::json(&json);
     }
     Ok(0)
 }
@@ -80,7 +80,7 @@ fn mounts<'a>(host: &'a Host, desired: &Desired, path: &GroupPath) -> Vec<&'a Mo
 }
 
 /// `-g cpu:/b/b1`, one for each hierarchy; cpuacct mounted apart is named together with cpu.
-fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) -> String {
+fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) -> Result<String, Exit> {
     let mut out = Vec::new();
     let mounts = mounts(host, desired, path);
     let has_cpu = mounts.iter().any(|m| m.controllers.contains(Controller::Cpu));
@@ -111,14 +111,25 @@ fn arguments(config: &Config, host: &Host, desired: &Desired, path: &GroupPath) 
             Version::V2 => name_on_v2(&tree, desired, mount, path, &seat),
         };
         match names {
-            Some(names) => out.push(format!("-g {names}:{}", tree.from_root(&seat))),
+            Some(names) => out.push(format!("-g {names}:{}", plain(&tree.from_root(&seat).to_string())?)),
             None => term::err(&format!(
                 "cgrove: warning: libcgroup cannot name {path} on cgroup v2, where no controller is handed down to it; \
                  `cgrove exec {path} -- COMMAND` joins it there too"
             )),
         }
     }
-    out.join(" ")
+    Ok(out.join(" "))
+}
+
+/// A shell splits and expands what `$(cgrove cgexec NAME)` prints, quoted or not: only what it leaves alone is printed.
+fn plain(path: &str) -> Result<&str, Exit> {
+    if path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_.@:,+=-".contains(&b)) {
+        return Ok(path);
+    }
+    Err(Exit::config(format!(
+        "{path:?} cannot be given to a shell: cgroup.parent has other characters than letters, digits and / _ . @ : , + = -; \
+         choose another parent, or use `cgrove exec GROUP -- COMMAND`"
+    )))
 }
 
 /// A v2 hierarchy by a name that libcgroup takes: it asks for a controller that is handed down to the very group.

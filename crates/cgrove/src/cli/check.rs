@@ -23,7 +23,7 @@ pub(super) fn run(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
             }
             Err(e) => json!({ "ok": false, "path": e.path, "line": e.line, "value": e.value, "error": e.to_string() }),
         };
-        term::out(&report.to_string());
+        term::json(&report);
         return result.map(|_| 0).map_err(|_| Exit::document(String::new()));
     }
     let desired = document::parse(&found)?;

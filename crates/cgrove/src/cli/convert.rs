@@ -22,6 +22,6 @@ pub(super) fn run(args: &Args, tree: Option<&str>, to: Option<Form>) -> Result<u
     for line in desired.warnings.iter().chain(&changes) {
         term::err(&format!("note: {line}"));
     }
-    term::out(&serde_json::to_string_pretty(&json).unwrap_or_default());
+    term::json_pretty(&json);
     Ok(0)
 }

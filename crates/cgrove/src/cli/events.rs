@@ -20,7 +20,7 @@ pub(super) fn run(args: &Args, asked: &EventsArgs) -> Result<u8, Exit> {
     let kinds = (!asked.kinds.is_empty()).then_some(&asked.kinds);
     let show = |events: &Value| {
         let mut lines = events.as_array().into_iter().flatten();
-        lines.all(|event| term::out(&if args.global.json() { event.to_string() } else { line(event, Paint::stdout()) }))
+        lines.all(|event| if args.global.json() { term::json(event) } else { term::out(&line(event, Paint::stdout())) })
     };
     in_runtime(async {
         let mut client = Client::connect(args, &asked.whom).await?;
@@ -110,6 +110,8 @@ fn line(event: &Value, paint: Paint) -> String {
         _ => kind,
     };
     let times = event["count"].as_u64().filter(|n| *n > 1 && !matches!(text("kind"), "plan_applied" | "removals_held"));
+    // A sum says it in words.
+    let times = times.filter(|_| !text("text").starts_with("and "));
     let times = times.map(|n| format!(" ({n} times)")).unwrap_or_default();
     let place = [text("group"), text("knob")].join(" ");
     let hierarchy = match text("hierarchy") {

@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args, from: Origin, files: &[PathBuf], everywhere: bool
     let text = serde_json::to_string_pretty(&json).unwrap_or_default();
     // Whatever is printed can be pushed.
     parse(text.as_bytes()).map_err(|e| Exit::document(format!("what was found makes no valid document: {e}")))?;
-    term::out(&text);
+    term::json_text(&text);
     Ok(0)
 }
 

@@ -1,6 +1,5 @@
 //! `cgrove schema`, `completions`, `man`: generated, never written by hand.
 
-use std::io::Write;
 use std::path::Path;
 
 use clap::CommandFactory;
@@ -10,14 +9,14 @@ use crate::exit::Exit;
 use crate::term;
 
 pub(super) fn schema() -> Result<u8, Exit> {
-    term::out(&serde_json::to_string_pretty(&cgrove_core::document::json_schema()).unwrap_or_default());
+    term::json_pretty(&cgrove_core::document::json_schema());
     Ok(0)
 }
 
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<u8, Exit> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "cgrove", &mut text);
-    let _ = std::io::stdout().write_all(&text);
+    term::generated(&text);
     Ok(0)
 }
 
@@ -32,7 +31,7 @@ pub(super) fn man(directory: Option<&Path>) -> Result<u8, Exit> {
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(Args::command()).render(&mut page).map_err(failed)?;
-            let _ = std::io::stdout().write_all(&page);
+            term::generated(&page);
         }
     }
     Ok(0)

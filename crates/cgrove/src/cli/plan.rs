@@ -1,7 +1,6 @@
 //! `cgrove plan` and `cgrove apply`: what would change, and what did.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use crate::progress::{Progress, patiently};
 use crate::source::{Origin, last_good};
 use crate::state::{self, Change, Keeper, Key, Known};
 use crate::tasks::Subject;
-use crate::term::{self, Paint};
+use crate::term::{self, Page, Paint};
 use crate::traces::Traces;
 use cgrove_config::{self as config, Config};
 use cgrove_state::StateDir;
@@ -48,10 +47,10 @@ pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
             "digest": plan.digest(), "document": desired.digest, "actions": plan.actions, "moves": moves,
             "notes": plan.notes, "guard": plan.guard, "warnings": desired.warnings,
         });
-        term::out(&report.to_string());
+        term::json(&report);
     } else {
-        term::out(&header(&config, &desired, &found.place));
-        term::out(&render(&plan, &moves, &desired, Paint::stdout()));
+        header(&config, &desired, &found.place);
+        term::page(&render(&plan, &moves, &desired, Paint::stdout()));
     }
     Ok(if plan.is_empty() && moves.is_empty() { 0 } else { exit::CHANGES })
 }
@@ -60,7 +59,7 @@ pub(super) fn plan(args: &Args, tree: Option<&str>) -> Result<u8, Exit> {
 pub(super) fn show_for_push(config: &Config, desired: &Desired, previous: Option<String>) {
     match patiently(LOOKING, || compute(config, desired, previous)) {
         Ok((plan, moves)) => {
-            term::out(&render(&plan, &moves, desired, Paint::stdout()));
+            term::page(&render(&plan, &moves, desired, Paint::stdout()));
         }
         Err(e) => term::err(&format!("cgrove: this node cannot show its plan: {}", e.message)),
     }
@@ -90,12 +89,12 @@ pub(super) fn apply(args: &Args, tree: Option<&str>, traces: &Traces) -> Result<
             "digest": round.plan.digest(), "actions": actions, "held": held, "moved": round.tasks.moved,
             "notes": round.plan.notes, "guard": round.plan.guard, "problems": round.tasks.look.problems,
         });
-        term::out(&report.to_string());
+        term::json(&report);
     } else {
         let paint = Paint::stdout();
         let held = round.plan.actions.iter().filter(|a| a.held.is_some()).count();
-        term::out(&header(&config, &desired, &found.place));
-        term::out(&render(&round.plan, &[], &desired, paint));
+        header(&config, &desired, &found.place);
+        term::page(&render(&round.plan, &[], &desired, paint));
         for (action, outcome) in &round.outcomes {
             match outcome {
                 Outcome::Failed { fault } => {
@@ -193,20 +192,22 @@ fn compute(config: &Config, desired: &Desired, previous: Option<String>) -> Resu
     Ok((plan, look.misplaced.moves))
 }
 
-fn header(config: &Config, desired: &Desired, place: &str) -> String {
+fn header(config: &Config, desired: &Desired, place: &str) {
     let prune = match config.prune() {
         Prune::Owned => "owned",
         Prune::All => "all",
         Prune::None => "none",
     };
-    format!("{place}\n{} groups, parent {}, prune {prune}\n", desired.groups.len(), config.parent_shown())
+    term::out(place);
+    term::out(&format!("{} groups, parent {}, prune {prune}", desired.groups.len(), config.parent_shown()));
+    term::out("");
 }
 
 /// The plan for people: one block a group, what happens first in colour, then the knobs.
-pub(super) fn render(plan: &Plan, moves: &[Move], desired: &Desired, paint: Paint) -> String {
-    let mut out = String::new();
+pub(super) fn render(plan: &Plan, moves: &[Move], desired: &Desired, paint: Paint) -> Page {
+    let mut out = Page::default();
     for warning in &desired.warnings {
-        let _ = writeln!(out, "{} {warning}", paint.yellow("warning"));
+        out.line(format!("{} {warning}", paint.yellow("warning")));
     }
     let mut groups: BTreeMap<&GroupPath, Vec<&Action>> = BTreeMap::new();
     // Leaves are part of their groups, which say so themselves where it matters.
@@ -217,10 +218,10 @@ pub(super) fn render(plan: &Plan, moves: &[Move], desired: &Desired, paint: Pain
         block(&mut out, path, actions, paint);
     }
     for line in leaving(moves) {
-        let _ = writeln!(out, "{} {line}", paint.yellow("warning"));
+        out.line(format!("{} {line}", paint.yellow("warning")));
     }
     for (group, count) in count_moves(moves) {
-        let _ = writeln!(out, "  {} {group}  {count} to move in", paint.yellow("»"));
+        out.line(format!("  {} {group}  {count} to move in", paint.yellow("»")));
     }
     let mut notes: Vec<String> = plan
         .notes
@@ -237,25 +238,21 @@ pub(super) fn render(plan: &Plan, moves: &[Move], desired: &Desired, paint: Pain
         .collect();
     notes.dedup();
     for note in notes {
-        let _ = writeln!(out, "  {} {note}", paint.dim("i"));
+        out.line(format!("  {} {note}", paint.dim("i")));
     }
     if let Some(guard) = plan.guard.as_ref().filter(|g| !g.approved) {
-        let _ = writeln!(
-            out,
-            "\n{} {}.\nTo let them go, once this document is in force: cgrove approve {}",
-            paint.red("Removals are held:"),
-            guard.why,
-            guard.digest
-        );
+        out.line("");
+        out.line(format!("{} {}.", paint.red("Removals are held:"), guard.why));
+        out.line(format!("To let them go, once this document is in force: cgrove approve {}", guard.digest));
     }
     if !out.is_empty() {
-        out.push('\n');
+        out.line("");
     }
-    out.push_str(&summary(plan, moves, paint));
+    out.line(summary(plan, moves, paint));
     out
 }
 
-fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) {
+fn block(out: &mut Page, path: &GroupPath, actions: &[&Action], paint: Paint) {
     let hierarchies = |wanted: fn(&Op) -> bool| {
         let mut names: Vec<&str> = actions.iter().filter(|a| wanted(&a.op)).map(|a| a.hierarchy.as_str()).collect();
         names.dedup();
@@ -264,9 +261,9 @@ fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) 
     let (created, removed) = (hierarchies(|op| matches!(op, Op::Create)), hierarchies(|op| matches!(op, Op::Remove)));
     let shown = if path.is_root() { "(the parent)" } else { path.as_str() };
     if !removed.is_empty() {
-        let _ = writeln!(out, "  {} {}  {}", paint.red("-"), paint.bold(shown), paint.dim(&removed));
+        out.line(format!("  {} {}  {}", paint.red("-"), paint.bold(shown), paint.dim(&removed)));
     } else if !created.is_empty() {
-        let _ = writeln!(out, "  {} {}  {}", paint.green("+"), paint.bold(shown), paint.dim(&created));
+        out.line(format!("  {} {}  {}", paint.green("+"), paint.bold(shown), paint.dim(&created)));
     } else {
         let adopted = hierarchies(|op| matches!(op, Op::Adopt { .. }));
         let adopted = if adopted.is_empty() {
@@ -274,18 +271,16 @@ fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) 
         } else {
             format!("  {}", paint.dim(&format!("adopted in {adopted}")))
         };
-        let _ = writeln!(out, "  {} {}{adopted}", paint.yellow("~"), paint.bold(shown));
+        out.line(format!("  {} {}{adopted}", paint.yellow("~"), paint.bold(shown)));
     }
     let mut said = Vec::new();
     for action in actions {
         match &action.op {
             Op::EnableAbove { controllers } => {
-                let _ =
-                    writeln!(out, "      {:<28} {} handed down from the root", "controllers", controllers.join(" "));
+                out.line(format!("      {:<28} {} handed down from the root", "controllers", controllers.join(" ")));
             }
             Op::Settle => {
-                let _ =
-                    writeln!(out, "      {:<28} its processes move there, because groups are made below", TASKS_LEAF);
+                out.line(format!("      {:<28} its processes move there, because groups are made below", TASKS_LEAF));
             }
             Op::Write(w) if w.want.is_some() => {
                 let from =
@@ -296,16 +291,16 @@ fn block(out: &mut String, path: &GroupPath, actions: &[&Action], paint: Paint) 
                     Some(because) => format!("  {}", paint.dim(&format!("({because})"))),
                     None => String::new(),
                 };
-                let _ = writeln!(out, "      {:<28} {from}{to}{why}", w.file);
+                out.line(format!("      {:<28} {from}{to}{why}", w.file));
             }
             Op::Forget { file } => {
-                let _ = writeln!(out, "      {file:<28} {}", paint.dim("left as it is, no longer ours"));
+                out.line(format!("      {file:<28} {}", paint.dim("left as it is, no longer ours")));
             }
             _ => {}
         }
         if let Some(why) = action.held.as_ref().filter(|why| !said.contains(why)) {
             said.push(why);
-            let _ = writeln!(out, "      {} {why}", paint.red("held:"));
+            out.line(format!("      {} {why}", paint.red("held:")));
         }
     }
 }
@@ -424,13 +419,13 @@ Plan DIGEST: 1 to create, 3 knobs to write, 1 to remove.";
             "web": {"knobs": {"cpu.weight": 800, "memory.max": "512M"}}}}"#;
         let desired = cgrove_core::document::parse(text.as_bytes()).unwrap();
         let plan = core::plan(&desired, &node(), &Policy::default(), &Approval::default());
-        let shown = render(&plan, &[], &desired, Paint::none()).replace(&plan.digest(), "DIGEST");
+        let shown = render(&plan, &[], &desired, Paint::none()).to_string().replace(&plan.digest(), "DIGEST");
         assert_eq!(shown, EXPECTED, "{shown}");
     }
 
     #[test]
     fn nothing_to_do_says_so() {
         let desired = cgrove_core::document::parse(br#"{"cpu": {}}"#).unwrap();
-        assert_eq!(render(&Plan::default(), &[], &desired, Paint::none()), "Nothing to change.");
+        assert_eq!(render(&Plan::default(), &[], &desired, Paint::none()).to_string(), "Nothing to change.");
     }
 }

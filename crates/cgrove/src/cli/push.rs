@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args, tree: &str, approve: bool, sign: Option<&Path>) -
     let version = in_runtime(zookeeper::write(&config.zookeeper, &found.bytes, current.map(|(_, version)| version)))?;
     let version = version.map_err(Exit::unavailable)?;
     if args.global.json() {
-        term::out(&serde_json::json!({ "version": version, "digest": desired.digest }).to_string());
+        term::json(&serde_json::json!({ "version": version, "digest": desired.digest }));
     } else {
         term::out(&format!(
             "written to {} as version {version}, digest {}",

@@ -12,6 +12,6 @@ pub(super) fn run(args: &Args, key: &Path, tree: &str) -> Result<u8, Exit> {
     let found = document::find(args, Some(tree))?;
     document::parse(&found)?;
     let signed = trust::sign(&found.bytes, key, trust::serial_after(&found.bytes)).map_err(Exit::no_input)?;
-    term::out(&String::from_utf8_lossy(&signed));
+    term::json_text(&String::from_utf8_lossy(&signed));
     Ok(0)
 }

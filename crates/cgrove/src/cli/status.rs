@@ -1,7 +1,5 @@
 //! `cgrove status`: what the daemon knows about itself.
 
-use std::fmt::Write as _;
-
 use cgrove_config::Config;
 use serde_json::{Value, json};
 
@@ -10,7 +8,7 @@ use super::client::Client;
 use super::feed::{Feed, Told};
 use super::runtime::in_runtime;
 use crate::exit::Exit;
-use crate::term::{self, Paint};
+use crate::term::{self, Page, Paint};
 
 /// The daemon's status document.
 pub(super) fn fetch(config: &Config) -> Result<Value, Exit> {
@@ -19,8 +17,7 @@ pub(super) fn fetch(config: &Config) -> Result<Value, Exit> {
 
 pub(super) fn run(args: &Args, whom: &Whom, follow: bool) -> Result<u8, Exit> {
     let show = |status: &Value| {
-        let text = if args.global.json() { status.to_string() } else { render_status(status, Paint::stdout()) };
-        term::out(&text)
+        if args.global.json() { term::json(status) } else { term::page(&render_status(status, Paint::stdout())) }
     };
     in_runtime(async {
         let mut client = Client::connect(args, whom).await?;
@@ -40,14 +37,13 @@ pub(super) fn run(args: &Args, whom: &Whom, follow: bool) -> Result<u8, Exit> {
     })?
 }
 
-fn render_status(s: &Value, paint: Paint) -> String {
-    let mut out = String::new();
+fn render_status(s: &Value, paint: Paint) -> Page {
+    let mut out = Page::default();
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let good = |ok: bool, yes: &str, no: &str| if ok { paint.green(yes) } else { paint.red(no) };
     let yes = |v: &Value| v.as_bool() == Some(true);
-    let mut line = |key: &str, value: String| {
-        let _ = writeln!(out, "{:<10} {value}", paint.bold(key));
-    };
+    // Padded first: a colour's code has no width.
+    let mut line = |key: &str, value: String| out.line(format!("{} {value}", paint.bold(&format!("{key:<10}"))));
     line(
         "cgrove",
         format!(
@@ -114,15 +110,18 @@ fn render_status(s: &Value, paint: Paint) -> String {
         line("state", paint.yellow(&format!("approvals: {error}; what cannot be read is not approved")));
     }
     let p = &s["plan"];
-    let count = |v: &Value| v.as_array().map_or(0, Vec::len);
+    // An older daemon lists all.
+    let count =
+        |list: &str| p[format!("{list}_total")].as_u64().unwrap_or(p[list].as_array().map_or(0, Vec::len) as u64);
+    let more = |list: &str| count(list).saturating_sub(p[list].as_array().map_or(0, Vec::len) as u64);
     line(
         "tree",
         format!(
             "{} rounds, {} actions done, {} failing, {} held",
             p["rounds"],
             p["done_total"],
-            count(&p["failures"]),
-            count(&p["held"])
+            count("failures"),
+            count("held")
         ),
     );
     if let Some(progress) = p["progress"].as_str() {
@@ -130,6 +129,9 @@ fn render_status(s: &Value, paint: Paint) -> String {
     }
     for f in p["failures"].as_array().into_iter().flatten() {
         line("", paint.red(&text(&f["error"])));
+    }
+    if more("failures") > 0 {
+        line("", paint.red(&format!("and {} more failures", more("failures"))));
     }
     if p["guard"]["approved"].as_bool() == Some(false) {
         let digest = text(&p["guard"]["digest"]);
@@ -142,6 +144,9 @@ fn render_status(s: &Value, paint: Paint) -> String {
     for n in p["notes"].as_array().into_iter().flatten() {
         let knob = n["knob"].as_str().map(|k| format!(" {k}")).unwrap_or_default();
         line("", paint.dim(&format!("{} {}{knob}: {}", text(&n["hierarchy"]), text(&n["group"]), text(&n["text"]))));
+    }
+    if more("notes") > 0 {
+        line("", paint.dim(&format!("and {} more notes", more("notes"))));
     }
     let t = &s["tasks"];
     line(
@@ -184,5 +189,5 @@ fn render_status(s: &Value, paint: Paint) -> String {
             error(st)
         ),
     );
-    out.trim_end().to_owned()
+    out
 }

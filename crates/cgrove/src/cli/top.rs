@@ -17,6 +17,7 @@ use super::args::{Args, TopArgs, Whom};
 use super::client::Client;
 use super::runtime::in_runtime;
 use crate::exit::Exit;
+use crate::term;
 use keys::Wish;
 use state::State;
 
@@ -30,7 +31,7 @@ const PAST: u64 = 120;
 const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &Args, asked: &TopArgs) -> Result<u8, Exit> {
-    if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+    if !term::is_terminal() || !std::io::stdin().is_terminal() {
         return Err(Exit::usage("top needs a terminal; `cgrove usage --follow` prints tables anywhere".into()));
     }
     in_runtime(async {
@@ -104,9 +105,9 @@ async fn watch(
             },
             message = next(&mut client) => {
                 match message {
-                    Ok(message) => state.take(&message),
+                    Ok(message) => state.take(message),
                     Err(e) => {
-                        state.lost(e.message);
+                        state.lost(&e.message);
                         client = None;
                         again.set(begin_again(args, &asked.whom));
                     }

@@ -11,7 +11,7 @@ use super::args::Args;
 use super::document;
 use crate::engine;
 use crate::exit::Exit;
-use crate::term::{self, Paint};
+use crate::term::{self, Page, Paint};
 use cgrove_config::Config;
 
 /// One group, over all hierarchies.
@@ -31,10 +31,15 @@ const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub(super) fn run(args: &Args, follow: bool) -> Result<u8, Exit> {
     let config = document::load(args)?;
-    let mut last = String::new();
+    let mut last = Shown::default();
     loop {
         let shown = show(args, &config)?;
-        if shown != last && !term::out(&shown) {
+        let written = match &shown {
+            same if *same == last => true,
+            Shown::Page(page) => term::page(page),
+            Shown::Json(json) => term::json_text(json),
+        };
+        if !written {
             return Ok(0);
         }
         if !follow {
@@ -46,7 +51,20 @@ pub(super) fn run(args: &Args, follow: bool) -> Result<u8, Exit> {
     }
 }
 
-fn show(args: &Args, config: &Config) -> Result<String, Exit> {
+/// For people, or for programs.
+#[derive(PartialEq)]
+enum Shown {
+    Page(Page),
+    Json(String),
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self::Json(String::new())
+    }
+}
+
+fn show(args: &Args, config: &Config) -> Result<Shown, Exit> {
     let desired = document::in_force(config)?;
     let engine::Scenery { host, actual, .. } = engine::observe(config, &desired)?;
     let nodes = merge(config, &host, &desired, &actual);
@@ -58,9 +76,9 @@ fn show(args: &Args, config: &Config) -> Result<String, Exit> {
                         "knobs": n.knobs, "processes": n.processes })
             })
             .collect();
-        return Ok(json!({ "parent": config.parent_shown(), "groups": list }).to_string());
+        return Ok(Shown::Json(json!({ "parent": config.parent_shown(), "groups": list }).to_string()));
     }
-    Ok(render(&config.parent_shown(), &nodes, Paint::stdout()))
+    Ok(Shown::Page(render(&config.parent_shown(), &nodes, Paint::stdout())))
 }
 
 fn merge(
@@ -97,8 +115,9 @@ fn merge(
     nodes
 }
 
-fn render(parent: &str, nodes: &BTreeMap<GroupPath, Node>, paint: Paint) -> String {
-    let mut out = paint.bold(parent);
+fn render(parent: &str, nodes: &BTreeMap<GroupPath, Node>, paint: Paint) -> Page {
+    let mut out = Page::default();
+    out.line(paint.bold(parent));
     let paths: Vec<&GroupPath> = nodes.keys().collect();
     // For each open level, whether another sibling follows.
     let more = |path: &GroupPath, at: usize| {
@@ -125,8 +144,8 @@ fn render(parent: &str, nodes: &BTreeMap<GroupPath, Node>, paint: Paint) -> Stri
             _ => {}
         }
         let branch = if last { "└─ " } else { "├─ " };
-        out.push_str(&format!(
-            "\n{}{name}{}{}",
+        out.line(format!(
+            "{}{name}{}{}",
             paint.dim(&format!("{indent}{branch}")),
             if facts.is_empty() { "" } else { "   " },
             facts.join("  ")
@@ -169,6 +188,6 @@ mod tests {
         add("/a/x", true, false);
         add("/b", false, false);
         let expected = "/p\n├─ a   memory.limit_in_bytes 1M\n│  └─ x\n└─ b   not in the document";
-        assert_eq!(render("/p", &nodes, Paint::none()), expected);
+        assert_eq!(render("/p", &nodes, Paint::none()).to_string(), expected);
     }
 }

@@ -13,7 +13,7 @@ use super::figures::{Figures, bytes, collect};
 use super::groups::{self, Unknown};
 use super::runtime::in_runtime;
 use crate::exit::Exit;
-use crate::term::{self, Paint};
+use crate::term::{self, Page, Paint};
 
 pub(super) fn run(args: &Args, asked: &UsageArgs) -> Result<u8, Exit> {
     if asked.follow && asked.node.is_some() {
@@ -38,16 +38,16 @@ pub(super) fn run(args: &Args, asked: &UsageArgs) -> Result<u8, Exit> {
         } });
         let reply = client.ask(&request).await.map_err(typed)?;
         let newest = reply.as_object().and_then(|slots| slots.iter().next_back());
-        let shown = match newest {
-            Some((slot, value)) => table(slot, value, asked, Paint::stdout()),
-            None => "no slots yet".to_owned(),
+        let open = match newest {
+            Some((slot, value)) => term::page(&table(slot, value, asked, Paint::stdout())),
+            None => term::out("no slots yet"),
         };
-        if !term::out(&shown) || !asked.follow {
+        if !open || !asked.follow {
             return Ok(0);
         }
         let last = newest.and_then(|(slot, _)| slot.parse().ok()).unwrap_or(0);
         follow(client, args, asked, true, last, |message| {
-            table(&message["slot"].to_string(), &message["value"], asked, Paint::stdout())
+            term::page(&table(&message["slot"].to_string(), &message["value"], asked, Paint::stdout()))
         })
         .await
     })?
@@ -96,11 +96,11 @@ async fn raw(mut client: Client, args: &Args, asked: &UsageArgs) -> Result<u8, E
     let reply = client.ask_text(&request).await?;
     let slots = understood(&reply).map_err(typed)?;
     let last = slots.as_object().into_iter().flatten().filter_map(|(slot, _)| slot.parse().ok()).max().unwrap_or(0);
-    if !term::out(&reply) || !asked.follow {
+    if !term::json_text(&reply) || !asked.follow {
         return Ok(0);
     }
     follow(client, args, asked, false, last, |message| {
-        json!({ message["slot"].to_string(): message["value"] }).to_string()
+        term::json(&json!({ message["slot"].to_string(): message["value"] }))
     })
     .await
 }
@@ -111,7 +111,7 @@ async fn follow(
     asked: &UsageArgs,
     rates: bool,
     mut last: u64,
-    show: impl Fn(&Value) -> String,
+    show: impl Fn(&Value) -> bool,
 ) -> Result<u8, Exit> {
     let arguments = json!({ "to": "slots", "rates": rates, "group": asked.group, "depth": asked.depth });
     let mut feed = Feed::open(args, &asked.whom, client, arguments).await?;
@@ -120,18 +120,18 @@ async fn follow(
         // The newest slot comes at once; it may have been shown.
         let Some(slot) = message["slot"].as_u64().filter(|slot| *slot > last) else { continue };
         last = slot;
-        if !term::out(&show(&message)) {
+        if !show(&message) {
             return Ok(0);
         }
     }
 }
 
-fn table(slot: &str, value: &Value, asked: &UsageArgs, paint: Paint) -> String {
+fn table(slot: &str, value: &Value, asked: &UsageArgs, paint: Paint) -> Page {
     let groups = collect(value, asked.group.as_deref().unwrap_or("/"));
     render(slot, &groups, paint)
 }
 
-fn render(slot: &str, groups: &BTreeMap<String, Figures>, paint: Paint) -> String {
+fn render(slot: &str, groups: &BTreeMap<String, Figures>, paint: Paint) -> Page {
     let pressed = groups.values().any(|g| g.pressure.is_some());
     let wide = groups.keys().map(String::len).max().unwrap_or(0).clamp(24, 60);
     let mut head = format!(
@@ -146,12 +146,12 @@ fn render(slot: &str, groups: &BTreeMap<String, Figures>, paint: Paint) -> Strin
     if pressed {
         let _ = write!(head, " {:>9}", "waiting");
     }
-    let mut out = paint.bold(&head);
+    let mut out = Page::default();
+    out.line(paint.bold(&head));
     let show = |v: Option<String>| v.unwrap_or_else(|| "-".into());
     for (path, g) in groups {
-        let _ = write!(
-            out,
-            "\n{path:<wide$} {:>8} {:>10} {:>7} {:>11} {:>11}",
+        let mut line = format!(
+            "{path:<wide$} {:>8} {:>10} {:>7} {:>11} {:>11}",
             show(g.cores.map(|c| format!("{:.1}", c * 100.0))),
             show(g.memory.map(bytes)),
             show(g.tasks.map(|p| p.to_string())),
@@ -159,8 +159,9 @@ fn render(slot: &str, groups: &BTreeMap<String, Figures>, paint: Paint) -> Strin
             show(g.written.map(bytes)),
         );
         if pressed {
-            let _ = write!(out, " {:>9}", show(g.pressure.map(|p| format!("{p:.1} %"))));
+            let _ = write!(line, " {:>9}", show(g.pressure.map(|p| format!("{p:.1} %"))));
         }
+        out.line(line);
     }
     out
 }
@@ -175,10 +176,10 @@ mod tests {
             "cpu": { "value": {}, "sub_cgroup": { "a": { "value": { "usage": 500_000_000 } }, "b": { "value": {} } } },
             "memory": { "value": { "current": 2048 } },
         });
-        let shown = render("11", &collect(&value, "/"), Paint::none());
+        let shown = render("11", &collect(&value, "/"), Paint::none()).to_string();
         assert!(shown.contains("50.0") && shown.contains("2.0 K") && !shown.contains("waiting"), "{shown}");
         assert!(shown.lines().any(|l| l.starts_with("/b") && l.contains(" - ")), "{shown}");
         let pressed = json!({ "cpu": { "value": {}, "pressure": { "some": { "avg10": 1.5, "total": 7 } } } });
-        assert!(render("11", &collect(&pressed, "/x"), Paint::none()).contains("1.5 %"));
+        assert!(render("11", &collect(&pressed, "/x"), Paint::none()).to_string().contains("1.5 %"));
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
         }
     }
     if args.global.json() {
-        term::out(&serde_json::Value::from(report).to_string());
+        term::json(&report);
     }
     Ok(0)
 }

@@ -1,27 +1,34 @@
 //! What the kernel announces becomes events. The hands ask the kernel to tell (that is a write); this task listens.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+mod asking;
+mod pace;
+
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use cgrove_cgroupfs::notices::{Asked, Heard, Notice, Notices, Place, Pressure, Threshold as Asking, What};
+use cgrove_cgroupfs::notices::{Heard, Notice, Notices, Place, Pressure, What};
 use cgrove_config::Config;
 use cgrove_core::actual::Version;
 use cgrove_core::event::Kind;
+use cgrove_core::ids::GroupPath;
+use cgrove_core::plan::Prune;
 use nix::sys::epoll::EpollFlags;
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
+use self::asking::Asking;
+use self::pace::{Kills, Relook};
 use super::{Journal, News};
 use crate::hands::Hands;
-use crate::hints::{Drift, Ready, unheard};
+use crate::hints::{Drift, Ready, Unhurried};
 
 /// Announcements within this time are told together: a group comes in several hierarchies.
 const TOGETHER: Duration = Duration::from_millis(100);
-/// The kernel announces lack of memory before it kills; the counters are read again after these times.
-const KILLS: [u64; 3] = [100, 300, 500];
-/// Groups with triggers. Each trigger keeps whoever closes it waiting for the kernel, about 10 ms.
-const MOST_TRIGGERED: usize = 64;
+/// So many announcements at once are a flood: while it goes on, it is listened to less often.
+const MANY: usize = 4000;
+const SELDOM: Duration = Duration::from_secs(2);
 
 /// The reconciler's end: it says after each round where the groups are, and is told when somebody touched them.
 #[derive(Default)]
@@ -51,7 +58,10 @@ impl Ears {
         journal: Arc<Journal>,
         hands: Hands,
     ) -> impl Future<Output = ()> + Send + use<> {
-        run(config, journal, hands, self.places.subscribe(), self.drift.clone())
+        let (places, drift) = (self.places.subscribe(), self.drift.clone());
+        async move {
+            tokio::join!(run(config, journal.clone(), hands, places, drift), journal.sum_up());
+        }
     }
 }
 
@@ -59,60 +69,160 @@ async fn run(
     config: Arc<Config>,
     journal: Arc<Journal>,
     hands: Hands,
-    mut places: watch::Receiver<Arc<Vec<Place>>>,
+    places: watch::Receiver<Arc<Vec<Place>>>,
     drift: Arc<Drift>,
 ) {
-    let listening = Notices::new().map_err(std::io::Error::from).and_then(|n| {
+    let all_matter = config.prune() == Prune::All;
+    let listening = Notices::new(all_matter).map_err(std::io::Error::from).and_then(|n| {
         let counter = n.oom_counter()?;
-        Ok((Ready::new(&n)?, Ready::new(&counter)?, Arc::new(counter), n))
+        Ok((Ready::new(&n)?, Ready::new(&counter)?, counter, n))
     });
-    let (mut ready, dying, counter, mut notices) = match listening {
-        Ok(listening) => listening,
-        Err(e) => return deaf_from_now_on(&drift, &e).await,
+    let listening = match listening {
+        Ok((ready, dying, counter, notices)) => {
+            let crossings = wait_for_pressure(notices.pressure());
+            let deaf = !config.events.pressure.is_empty();
+            let asking = Asking::new(hands, Arc::new(counter));
+            let (kills, relook) = (Kills::default(), Relook::default());
+            Listening {
+                config,
+                journal,
+                places,
+                drift: drift.clone(),
+                ready: Unhurried::Awake(ready),
+                dying,
+                notices,
+                crossings,
+                asking,
+                kills,
+                relook,
+                deaf,
+            }
+            .run()
+            .await
+        }
+        Err(e) => Err(e),
     };
-    let mut crossings = wait_for_pressure(notices.pressure());
-    let asked = Arc::new(Mutex::new(Asked::default()));
-    let mut deaf = !config.events.pressure.is_empty();
-    loop {
-        tokio::select! {
-            changed = places.changed() => {
-                if changed.is_err() {
-                    return std::future::pending().await;
+    if let Err(e) = listening {
+        deaf_from_now_on(&drift, &e).await;
+    }
+}
+
+/// What the loop works with.
+struct Listening {
+    config: Arc<Config>,
+    journal: Arc<Journal>,
+    places: watch::Receiver<Arc<Vec<Place>>>,
+    drift: Arc<Drift>,
+    ready: Unhurried,
+    dying: Ready,
+    notices: Notices,
+    crossings: mpsc::Receiver<(u64, EpollFlags)>,
+    asking: Asking,
+    kills: Kills,
+    relook: Relook,
+    /// Whether there is pressure to be told of is not known yet.
+    deaf: bool,
+}
+
+impl Listening {
+    /// Nothing here waits for the hands: what happens during a long reconcile is told while it happens.
+    async fn run(mut self) -> Result<(), std::io::Error> {
+        let mut pause = TOGETHER;
+        loop {
+            let muted = self.notices.due().map(Instant::from_std);
+            tokio::select! {
+                changed = self.places.changed() => {
+                    if changed.is_err() {
+                        return std::future::pending().await;
+                    }
+                    self.begin();
                 }
-                let now = places.borrow_and_update().clone();
-                if deaf && !now.is_empty() && now.iter().all(|p| p.version() == Version::V1) {
-                    info!("events.pressure: the groups are on cgroup v1, whose kernel tells nothing of waiting");
+                triggers = self.asking.done() => {
+                    self.notices.listen(triggers);
+                    self.asking.go_on(&self.config, &self.places);
                 }
-                deaf &= now.is_empty();
-                let triggers = ask(&hands, &config, &asked, now.clone(), counter.clone()).await;
-                notices.listen(triggers);
-                let heard = tokio::task::block_in_place(|| notices.set(&now));
-                drift.set_blind(notices.unwatched() > 0);
-                tell(&config, &journal, &drift, heard);
-            }
-            () = ready.take(|| ()) => {
-                ready = match unheard(ready, TOGETHER).await {
-                    Ok(ready) => ready,
-                    Err(e) => return deaf_from_now_on(&drift, &e).await,
-                };
-                let heard = tokio::task::block_in_place(|| notices.drain());
-                if notices.lost() {
-                    drift.set_blind(true);
+                announced = self.ready.wait(pause) => {
+                    announced?;
+                    let heard = tokio::task::block_in_place(|| self.notices.drain());
+                    pause = if self.notices.announced() > MANY { (pause * 2).min(SELDOM) } else { TOGETHER };
+                    self.lost();
+                    for (hierarchy, group) in self.notices.loud() {
+                        info!(
+                            hierarchy = &*hierarchy,
+                            group = group.as_str(),
+                            "so much is changed in this group that it is looked at every few seconds only"
+                        );
+                    }
+                    self.tell(heard);
                 }
-                tell(&config, &journal, &drift, heard);
-            }
-            () = dying.take(|| ()) => if notices.out_of_memory() {
-                for pause in KILLS {
-                    tokio::time::sleep(Duration::from_millis(pause)).await;
-                    let told = tokio::task::block_in_place(|| notices.look_for_kills());
-                    journal.tell(news(&config, told));
+                () = at(muted) => {
+                    let before = self.notices.muted();
+                    let heard = tokio::task::block_in_place(|| self.notices.look_at_muted());
+                    if heard.tree {
+                        debug!("{} of {before} groups where too much happened are watched again", before - self.notices.muted());
+                    }
+                    self.tell(heard);
                 }
-            },
-            Some((number, flags)) = crossings.recv() => {
-                let told = notices.crossed(number, flags);
-                journal.tell(news(&config, told.into_iter().collect()));
+                () = at(self.relook.due()) => {
+                    let now = self.places.borrow().clone();
+                    self.look(&now);
+                }
+                () = self.dying.take(|| ()) => if self.notices.out_of_memory() {
+                    self.kills.expect(Instant::now());
+                },
+                () = at(self.kills.due()) => {
+                    self.kills.looked(Instant::now());
+                    let told = tokio::task::block_in_place(|| self.notices.look_for_kills());
+                    self.journal.tell(news(&self.config, told));
+                }
+                Some((number, flags)) = self.crossings.recv() => {
+                    let told = self.notices.crossed(number, flags);
+                    self.journal.tell(news(&self.config, told.into_iter().collect()));
+                }
             }
         }
+    }
+
+    /// The reconciler says where the groups are.
+    fn begin(&mut self) {
+        let now = self.places.borrow_and_update().clone();
+        if self.deaf && !now.is_empty() && now.iter().all(|p| p.version() == Version::V1) {
+            info!("events.pressure: the groups are on cgroup v1, whose kernel tells nothing of waiting");
+        }
+        self.deaf &= now.is_empty();
+        self.asking.begin(&self.config, now.clone());
+        self.look(&now);
+    }
+
+    /// Watches what is to be watched, and looks at everything again if something was lost.
+    fn look(&mut self, now: &[Place]) {
+        self.relook.looked(Instant::now());
+        let heard = tokio::task::block_in_place(|| self.notices.set(now));
+        self.drift.set_blind(self.notices.unwatched() > 0);
+        self.lost();
+        self.tell(heard);
+    }
+
+    fn lost(&mut self) {
+        if self.notices.lost() {
+            self.drift.set_blind(true);
+            self.relook.expect(Instant::now());
+        }
+    }
+
+    /// First what happened, then that something should be done about it.
+    fn tell(&self, heard: Heard) {
+        self.journal.tell(news(&self.config, heard.notices));
+        if heard.tree {
+            self.drift.touched();
+        }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -120,14 +230,6 @@ async fn deaf_from_now_on(drift: &Drift, why: &std::io::Error) {
     warn!("the kernel cannot be listened to ({why}): no events, and drift is looked for every few seconds");
     drift.set_blind(true);
     std::future::pending().await
-}
-
-/// First what happened, then that something should be done about it.
-fn tell(config: &Config, journal: &Journal, drift: &Drift, heard: Heard) {
-    journal.tell(news(config, heard.notices));
-    if heard.tree {
-        drift.touched();
-    }
 }
 
 /// Triggers are waited for by a thread, which ends when nobody listens any more.
@@ -146,43 +248,11 @@ fn wait_for_pressure(pressure: Arc<Pressure>) -> mpsc::Receiver<(u64, EpollFlags
     crossings
 }
 
-/// The hands ask the kernel to tell of new groups.
-async fn ask(
-    hands: &Hands,
-    config: &Config,
-    asked: &Arc<Mutex<Asked>>,
-    places: Arc<Vec<Place>>,
-    counter: Arc<OwnedFd>,
-) -> Vec<cgrove_cgroupfs::notices::Trigger> {
-    let (window, thresholds) = (window(config), &config.events.pressure);
-    let thresholds: Vec<Asking> = thresholds
-        .iter()
-        .map(|t| Asking {
-            file: match t.resource {
-                cgrove_config::Resource::Cpu => "cpu.pressure",
-                cgrove_config::Resource::Memory => "memory.pressure",
-                cgrove_config::Resource::Io => "io.pressure",
-            },
-            text: format!("{} {} {window}", if t.full { "full" } else { "some" }, window / 100 * u64::from(t.percent)),
-        })
-        .collect();
-    let asked = asked.clone();
-    let work = move || {
-        let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.ask(&places, &thresholds, MOST_TRIGGERED, counter.as_fd())
-    };
-    hands.run(work).await
-}
-
-/// Microseconds. Without CAP_SYS_RESOURCE the kernel takes only multiples of two seconds.
-fn window(config: &Config) -> u64 {
-    let may = config.keep_capabilities.contains(rustix::thread::CapabilitySet::SYS_RESOURCE);
-    if may { 1_000_000 } else { 2_000_000 }
-}
-
 /// In words. A group that came or went in several hierarchies is one event, where the first of them stands.
 fn news(config: &Config, notices: Vec<Notice>) -> Vec<News> {
     let mut out: Vec<News> = Vec::new();
+    // Where each group's last move stands.
+    let mut moved: HashMap<GroupPath, usize> = HashMap::new();
     for Notice { hierarchy, group, what } in notices {
         let (kind, count, text) = match what {
             What::Appeared => (Kind::GroupAppeared, None, "the group appeared".to_owned()),
@@ -205,11 +275,13 @@ fn news(config: &Config, notices: Vec<Notice>) -> Vec<News> {
         let moves = |kind| matches!(kind, Kind::GroupAppeared | Kind::GroupDisappeared);
         if moves(kind) {
             // It may have come, gone and come again: only its last move is joined.
-            let last = out.iter_mut().rev().find(|n| moves(n.kind) && n.group.as_ref() == Some(&group));
+            let last = moved.insert(group.clone(), out.len()).and_then(|at| Some((at, out.get_mut(at)?)));
+            let (at, last) = last.unzip();
             let same = last.filter(|n| n.kind == kind).and_then(|n| n.hierarchy.as_mut());
             if let Some(all) = same.filter(|all| !all.split(' ').any(|h| h == &*hierarchy)) {
                 all.push(' ');
                 all.push_str(&hierarchy);
+                moved.extend(at.map(|at| (group, at)));
                 continue;
             }
         }
@@ -220,9 +292,28 @@ fn news(config: &Config, notices: Vec<Notice>) -> Vec<News> {
 
 #[cfg(test)]
 mod tests {
-    use cgrove_core::ids::GroupPath;
-
     use super::*;
+
+    #[test]
+    fn many_announcements_cost_no_more_than_reading_them() {
+        let config = cgrove_config::parse(
+            "[tree]\nsource = \"file\"\npath = \"/t\"\n",
+            "x.toml",
+            "/".as_ref(),
+            std::iter::empty(),
+        );
+        let notices = ["cpu", "memory"].iter().flat_map(|hierarchy| {
+            (0..100_000).map(|n| Notice {
+                hierarchy: (*hierarchy).into(),
+                group: GroupPath::parse(&format!("/g{n}")).unwrap(),
+                what: What::Appeared,
+            })
+        });
+        // Were each compared with all before it, this would take an hour.
+        let told = news(&config.unwrap(), notices.collect());
+        assert_eq!(told.len(), 100_000);
+        assert!(told.iter().all(|n| n.hierarchy.as_deref() == Some("cpu memory")));
+    }
 
     #[test]
     fn a_group_that_comes_in_several_hierarchies_is_one_event() {

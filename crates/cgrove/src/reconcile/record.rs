@@ -1,6 +1,7 @@
 //! What a round did: into the log, and onto the board.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 
 use cgrove_cgroupfs::Fault;
 use cgrove_cgroupfs::apply::Outcome;
@@ -15,7 +16,7 @@ use super::{Event, MOST_LINES, Reconciler};
 use crate::clock::now;
 use crate::engine::Round;
 use crate::events::News;
-use crate::status::{Failure, Held};
+use crate::status::{Failure, Held, Listed};
 use crate::tasks::{self, Synced};
 
 impl Reconciler {
@@ -24,16 +25,20 @@ impl Reconciler {
     }
 
     pub(super) fn record(&mut self, event: Event, round: Round) {
+        let version = self.version();
         let mut failures = Vec::new();
         let mut repaired = Vec::new();
         let mut done = 0;
+        let mut lines = self.lines.begin(event == Event::Document);
         for (action, outcome) in &round.outcomes {
             match outcome {
                 Outcome::Done { kept } => {
                     done += 1;
                     let (hierarchy, group, knob) = (&action.hierarchy, action.group.as_str(), knob(action));
                     let kept = kept.as_ref().map(|k| format!("; the kernel made it {k}")).unwrap_or_default();
-                    info!(hierarchy, group, knob, document_version = self.version(), "{}{kept}", verb(action));
+                    if lines.fits(&action.group) {
+                        info!(hierarchy, group, knob, document_version = version, "{}{kept}", verb(action));
+                    }
                     repaired.push(told(
                         Kind::DriftRepaired,
                         action,
@@ -46,6 +51,10 @@ impl Reconciler {
                 Outcome::Failed { fault } => failures.push(failure(action, fault)),
             }
         }
+        if lines.left_out > 0 {
+            let groups: BTreeSet<&GroupPath> = lines.groups.iter().collect();
+            info!(count = lines.left_out, "and {} more actions were done: {}", lines.left_out, some_of(&groups));
+        }
         failures.extend(round.faults.iter().map(|f| Failure {
             hierarchy: String::new(),
             group: f.path.display().to_string(),
@@ -53,23 +62,38 @@ impl Reconciler {
             errno: Some(f.code),
             error: f.to_string(),
         }));
-        for f in failures.iter().filter(|f| !self.known_failures.contains(f)) {
-            let (hierarchy, group, knob) = (&f.hierarchy, &f.group, f.knob.as_deref());
-            warn!(hierarchy, group, knob, errno = f.errno, document_version = self.version(), "{}", f.error);
-            self.board.journal.tell([News {
-                group: GroupPath::parse(group).ok(),
-                hierarchy: Some(hierarchy.clone()).filter(|h| !h.is_empty()),
-                knob: f.knob.clone(),
-                ..News::new(Kind::ActionFailed, f.error.clone())
-            }]);
+        let new = self.known_failures.news(&failures);
+        let mut lines = self.failed_lines.begin(event == Event::Document);
+        let mut written = 0;
+        for f in new.iter().take(MOST_LINES) {
+            if lines.fits(&GroupPath::parse(&f.group).unwrap_or_else(|_| GroupPath::root())) {
+                let (hierarchy, group, knob) = (&f.hierarchy, &f.group, f.knob.as_deref());
+                warn!(hierarchy, group, knob, errno = f.errno, document_version = version, "{}", f.error);
+                written += 1;
+            }
         }
+        let more = new.len() - written;
+        if more > 0 {
+            warn!(count = more, document_version = version, "and {more} more actions failed");
+        }
+        let more = new.len().saturating_sub(MOST_LINES) as u64;
+        self.board.journal.tell(new.iter().take(MOST_LINES).map(|f| News {
+            group: GroupPath::parse(&f.group).ok(),
+            hierarchy: Some(f.hierarchy.clone()).filter(|h| !h.is_empty()),
+            knob: f.knob.clone(),
+            ..News::new(Kind::ActionFailed, f.error.clone())
+        }));
+        self.board.journal.tell(and_more(Kind::ActionFailed, more));
         let waiting: Vec<(&Action, Held)> = round.plan.actions.iter().filter_map(|a| Some((a, held(a)?))).collect();
         let guard = round.plan.guard.clone();
-        let (known, known_held) = self.board.update(|s| {
+        let mut by_errno = BTreeMap::new();
+        failures.iter().for_each(|f| *by_errno.entry(f.errno).or_default() += 1);
+        // What an approval lets go is said by the guard, too.
+        let (others, guarded): (Vec<_>, Vec<_>) = waiting.iter().partition(|(_, held)| !held.why.starts_with("guard"));
+        let in_order = others.into_iter().chain(guarded).map(|(_, held)| held.clone());
+        let known = self.board.update(|s| {
             let p = &mut s.plan;
-            let held = waiting.iter().map(|(_, held)| held.clone()).collect();
-            let known_held = std::mem::replace(&mut p.held, held);
-            let known = p.guard == guard && known_held.len() == waiting.len();
+            let known = p.guard == guard && p.held_total == waiting.len();
             p.rounds += 1;
             p.done_total += done;
             p.at = now();
@@ -77,8 +101,12 @@ impl Reconciler {
             if !round.plan.is_empty() {
                 (p.digest, p.actions) = (round.plan.digest(), round.plan.actions.len());
             }
-            (p.failures, p.guard, p.notes) = (failures.clone(), guard, round.plan.notes.clone());
-            (known, known_held)
+            (p.failures, p.failures_total) = (Listed::of(failures.iter().cloned()), failures.len());
+            p.failures_by_errno = by_errno;
+            (p.held, p.held_total) = (Listed::of(in_order), waiting.len());
+            (p.notes, p.notes_total) = (Listed::of(round.plan.notes.iter().cloned()), round.plan.notes.len());
+            p.guard = guard;
+            known
         });
         if let Some(guard) = round.plan.guard.as_ref().filter(|g| !g.approved && !known) {
             error!("removals held: {}; `cgrove approve {}` lets them go", guard.why, guard.digest);
@@ -89,13 +117,17 @@ impl Reconciler {
                 .journal
                 .tell([News { count: Some(removals.len() as u64), ..News::new(Kind::RemovalsHeld, text) }]);
         }
-        let knobs = waiting.iter().filter(|(a, held)| a.op != Op::Remove && !known_held.contains(held));
-        self.board.journal.tell(knobs.take(MOST_LINES).map(|(a, held)| told(Kind::ActionHeld, a, held.why.clone())));
+        let knobs: Vec<_> = waiting.iter().filter(|(a, _)| a.op != Op::Remove).map(|(a, h)| Waits(a, h)).collect();
+        let new = self.known_held.news(&knobs);
+        self.board
+            .journal
+            .tell(new.iter().take(MOST_LINES).map(|Waits(a, held)| told(Kind::ActionHeld, a, held.why.clone())));
+        self.board.journal.tell(and_more(Kind::ActionHeld, new.len().saturating_sub(MOST_LINES) as u64));
         if !round.plan.is_empty() {
             info!(?event, actions = round.plan.actions.len(), done, failed = failures.len(), "reconciled");
         }
         if event == Event::Document && !round.plan.is_empty() {
-            let version = self.version().unwrap_or_default();
+            let version = version.unwrap_or_default();
             let counted = counted(&round.outcomes);
             let text =
                 format!("document version {version}: {counted}, {} failed, {} held", failures.len(), waiting.len());
@@ -103,16 +135,9 @@ impl Reconciler {
         } else if matches!(event, Event::Drift | Event::Resync) {
             let more = repaired.len().saturating_sub(MOST_LINES);
             repaired.truncate(MOST_LINES);
-            if more > 0 {
-                repaired.push(News {
-                    count: Some(more as u64),
-                    ..News::new(Kind::DriftRepaired, format!("and {more} more"))
-                });
-            }
-            self.board.journal.tell(repaired);
+            self.board.journal.tell(repaired.into_iter().chain(and_more(Kind::DriftRepaired, more as u64)));
         }
         let failed = !failures.is_empty() || round.waits_for_state;
-        self.known_failures = failures;
         self.record_tasks(&round.tasks);
         self.last_tasks = Instant::now();
         self.next_tasks = self.last_tasks + self.config.tasks.interval;
@@ -125,16 +150,23 @@ impl Reconciler {
         let mut problems = look.problems.clone();
         problems
             .extend(synced.faults.iter().map(|(step, fault)| format!("pid {} to {}: {fault}", step.pid, step.group)));
-        let refused = |(step, fault): &(Move, Fault)| (step.pid, step.start, fault.code);
-        for pair in synced.faults.iter().filter(|pair| !self.known_refusals.contains(&refused(pair))).take(MOST_LINES) {
-            let (step, fault) = pair;
+        let refused: Vec<Refused<'_>> = synced.faults.iter().map(|(step, fault)| Refused(step, fault)).collect();
+        let new = self.known_refusals.news(&refused);
+        for Refused(step, fault) in new.iter().take(MOST_LINES) {
             warn!(group = step.group.as_str(), errno = fault.code, "{fault}");
         }
-        self.known_refusals = synced.faults.iter().map(refused).collect();
-        for line in synced.left_units.iter().filter(|l| !self.known_units.contains(l)) {
+        let more = new.len().saturating_sub(MOST_LINES);
+        if more > 0 {
+            warn!(count = more, "and {more} more processes could not be moved");
+        }
+        let new = self.known_units.news(&synced.left_units);
+        for line in new.iter().take(MOST_LINES) {
             warn!("{line}");
         }
-        self.known_units.clone_from(&synced.left_units);
+        let more = new.len().saturating_sub(MOST_LINES);
+        if more > 0 {
+            warn!(count = more, "and processes of {more} more systemd units were moved");
+        }
         if synced.moved > 0 {
             info!(moved = synced.moved, "processes moved");
         }
@@ -142,24 +174,38 @@ impl Reconciler {
             let t = &mut s.tasks;
             t.at = now();
             t.named = look.named;
-            t.groups = tasks::counts(&look.placement).map(|(path, n)| (path.to_string(), n)).collect();
-            t.processes = t.groups.values().sum();
+            t.groups = tasks::counts(&look.placement).map(|(path, n)| (path.clone(), n)).collect();
+            (t.groups_total, t.processes) = (t.groups.len(), t.groups.values().sum());
             t.moved_total += synced.moved as u64;
-            t.problems = shortened(problems);
-            t.left_alone = shortened(look.misplaced.left_alone.clone());
-            t.left_units.clone_from(&synced.left_units);
+            (t.problems, t.problems_total) = (Listed::lines(problems.iter()), problems.len());
+            let alone = &look.misplaced.left_alone;
+            (t.left_alone, t.left_alone_total) = (Listed::lines(alone.iter()), alone.len());
+            (t.left_units, t.left_units_total) = (Listed::lines(synced.left_units.iter()), synced.left_units.len());
         });
     }
 }
 
-/// A list for people; thousands of lines help nobody.
-fn shortened(mut lines: Vec<String>) -> Vec<String> {
-    let more = lines.len().saturating_sub(MOST_LINES);
-    if more > 0 {
-        lines.truncate(MOST_LINES);
-        lines.push(format!("and {more} more"));
+/// A knob that waits, as it is compared with those of the last round.
+struct Waits<'a>(&'a Action, &'a Held);
+
+impl Hash for Waits<'_> {
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        self.1.hash(to);
     }
-    lines
+}
+
+/// A move that was refused, by pid, start time and error.
+struct Refused<'a>(&'a Move, &'a Fault);
+
+impl Hash for Refused<'_> {
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        (self.0.pid, self.0.start, self.1.code).hash(to);
+    }
+}
+
+/// What a list that was cut leaves out, as one event.
+fn and_more(kind: Kind, more: u64) -> Option<News> {
+    (more > 0).then(|| News { count: Some(more), is_sum: true, ..News::new(kind, format!("and {more} more")) })
 }
 
 fn verb(action: &Action) -> String {

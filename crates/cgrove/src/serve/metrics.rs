@@ -91,10 +91,10 @@ impl Collector for Snapshot {
             ("source_connected", "1: ZooKeeper answers, or the file is readable", usize::from(s.source.connected)),
             ("document_groups", "Groups of the document in force", s.document.as_ref().map_or(0, |d| d.groups)),
             ("document_refused", "1: the newest document was refused", usize::from(s.refused.is_some())),
-            ("plan_held", "Actions that wait for an operator", s.plan.held.len()),
-            ("plan_notes", "Things that this node's kernel cannot express, and refusals", s.plan.notes.len()),
+            ("plan_held", "Actions that wait for an operator", s.plan.held_total),
+            ("plan_notes", "Things that this node's kernel cannot express, and refusals", s.plan.notes_total),
             ("tasks_processes", "Processes that belong to groups", s.tasks.processes),
-            ("tasks_problems", "Pid files that were not believed, and moves that failed", s.tasks.problems.len()),
+            ("tasks_problems", "Pid files that were not believed, and moves that failed", s.tasks.problems_total),
             ("usage_held_slots", "Slots held in memory", s.usage.held),
             ("usage_missing_values", "Values missing in the newest slot", s.usage.missing),
             ("store_connected", "1: the outer store takes slots", usize::from(s.store.connected)),
@@ -138,16 +138,12 @@ impl Collector for Snapshot {
             "plan_failed",
             "Actions that failed in the last round",
             None,
-            s.plan.failures.len() as f64,
+            s.plan.failures_total as f64,
         )?;
-        let mut failures = std::collections::BTreeMap::<String, i64>::new();
-        for failure in &s.plan.failures {
-            let kind = failure.errno.map_or("other".to_owned(), |e| format!("{:?}", nix::errno::Errno::from_raw(e)));
-            *failures.entry(kind).or_default() += 1;
-        }
         let mut family = family(&mut encoder, "plan_failures", "The same by the kernel's error", MetricType::Gauge)?;
-        for (errno, count) in &failures {
-            ConstGauge::new(*count).encode(family.encode_family(&[("errno", errno.as_str())])?)?;
+        for (errno, count) in &s.plan.failures_by_errno {
+            let errno = errno.map_or("other".to_owned(), |e| format!("{:?}", nix::errno::Errno::from_raw(e)));
+            ConstGauge::new(*count as i64).encode(family.encode_family(&[("errno", errno.as_str())])?)?;
         }
         let mut family = self::family(&mut encoder, "events", "What happened, by kind", MetricType::Counter)?;
         for (kind, count) in &self.events {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use cgrove_core::event::Filter;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::request::{Asked, Request, Topic};
+use cgrove_core::text::shown_json;
 use serde_json::{Value, json};
 
 use super::group::get_group;
@@ -46,7 +47,8 @@ fn head(id: Option<&Value>) -> Bytes {
 
 /// A JSON object that begins with the client's mark.
 fn object(id: Option<&Value>, body: &Value) -> Reply {
-    Reply::Whole(vec![head(id), Bytes::from(body.to_string().split_off(1))])
+    let mut body = shown_json(&body.to_string()).into_owned();
+    Reply::Whole(vec![head(id), Bytes::from(body.split_off(1))])
 }
 
 async fn dispatch(library: &Library, request: Request, id: Option<&Value>) -> Result<Reply, Problem> {
@@ -57,7 +59,8 @@ async fn dispatch(library: &Library, request: Request, id: Option<&Value>) -> Re
         }
         Request::GetConf => get_conf(library, id).map(Reply::Whole).map_err(Problem::Away),
         Request::GetStatus => {
-            let status = serde_json::to_vec(&library.board.snapshot()).map_err(|e| Problem::Away(e.to_string()))?;
+            let status = serde_json::to_string(&library.board.snapshot()).map_err(|e| Problem::Away(e.to_string()))?;
+            let status = shown_json(&status).into_owned();
             Ok(Reply::Whole(vec![head(id), Bytes::from(status).slice(1..)]))
         }
         Request::ListGroups { group } => Ok(object(id, &list_groups(library, group.as_ref()))),
@@ -95,12 +98,10 @@ pub(super) fn lacks(role: &str) -> String {
 fn get_conf(library: &Library, id: Option<&Value>) -> Result<Pieces, String> {
     let document = library.document.borrow().clone();
     let document = document.ok_or_else(|| {
-        let status = library.board.snapshot();
-        let why = status
-            .refused
-            .map(|r| r.error)
-            .or(status.source.error)
-            .unwrap_or_else(|| "the source has not answered yet".into());
+        let known = |s: &mut crate::status::Status| {
+            s.refused.as_ref().map(|r| r.error.clone()).or_else(|| s.source.error.clone())
+        };
+        let why = library.board.update(known).unwrap_or_else(|| "the source has not answered yet".into());
         format!("no document is in force: {why}")
     })?;
     let version = Bytes::from(format!("\"version\":{},\"value\":", document.version));
@@ -109,14 +110,14 @@ fn get_conf(library: &Library, id: Option<&Value>) -> Result<Pieces, String> {
 
 fn list_groups(library: &Library, below: Option<&GroupPath>) -> Value {
     let document = library.document.borrow().clone();
-    let counts = library.board.snapshot().tasks.groups;
+    let counts = library.board.update(|s| s.tasks.groups.clone());
     let groups: Vec<Value> = document
         .iter()
         .flat_map(|d| &d.desired.groups)
         .filter(|(path, _)| below.is_none_or(|b| *path == b || path.is_below(b)))
         .map(|(path, group)| {
             let controllers: Vec<_> = group.controllers.iter().map(|c| c.name()).collect();
-            let processes = counts.get(path.as_str()).copied().unwrap_or(0);
+            let processes = counts.get(path).copied().unwrap_or(0);
             json!({ "path": path.as_str(), "controllers": controllers, "processes": processes })
         })
         .collect();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cgrove_core::event::Filter;
 use cgrove_core::request::{Topic, TopicName};
+use cgrove_core::text::shown_json;
 use cgrove_core::usage::View;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
@@ -187,8 +188,9 @@ impl Events {
         let mut out = Vec::new();
         loop {
             let events = library.board.journal.after(self.last, EVENTS);
-            let (Some(first), Some(last)) = (events.first(), events.last()) else { return out };
-            let dropped = first.seq - self.last - 1;
+            let Some(last) = events.last() else { return out };
+            // What was pushed out lies before the first, or between them.
+            let dropped = (last.seq - self.last).saturating_sub(events.len() as u64);
             self.last = last.seq;
             let wanted: Vec<&cgrove_core::event::Event> =
                 events.iter().map(Arc::as_ref).filter(|e| self.filter.wants(e)).collect();
@@ -197,6 +199,7 @@ impl Events {
             }
             let missed = if dropped > 0 { format!(",\"dropped\":{dropped}") } else { String::new() };
             let events = serde_json::to_string(&wanted).unwrap_or_else(|_| "[]".into());
+            let events = shown_json(&events);
             let head = message(self.id.as_ref(), TopicName::Events);
             out.push(vec![Bytes::from(format!("{head}{missed},\"events\":{events}}}"))]);
         }
@@ -227,7 +230,7 @@ impl StatusNow {
             return Some((*essence, text.clone()));
         }
         let mut status = library.board.snapshot();
-        let text = Bytes::from(serde_json::to_vec(&status).ok()?);
+        let text = Bytes::from(shown_json(&serde_json::to_string(&status).ok()?).into_owned());
         // What changes each second says nothing new.
         status.usage = Default::default();
         status.server = Default::default();

@@ -1,9 +1,9 @@
 //! A refused document: where, what, what is allowed, and the nearest known name.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use crate::json;
+use crate::text::shortened;
 
 /// Why a document is refused. Displays as one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,14 +90,6 @@ impl fmt::Display for Place {
             }
         }
         Ok(())
-    }
-}
-
-/// As much of a text as a message quotes: whoever writes it decides how long it is.
-fn shortened(text: &str, most: usize) -> Cow<'_, str> {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}... ({} bytes)", &text[..end], text.len()).into(),
-        None => text.into(),
     }
 }
 

@@ -36,14 +36,18 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
 fn headline(state: &State) -> Vec<Line<'_>> {
     let s = &state.status;
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let count = |v: &Value| v.as_array().map_or(0, Vec::len);
+    // An older daemon lists all.
+    let count = |list: &str| {
+        let plan = &s["plan"];
+        plan[format!("{list}_total")].as_u64().unwrap_or(plan[list].as_array().map_or(0, Vec::len) as u64)
+    };
     let mut node = vec![Span::from("cgrove ").bold(), Span::from(format!("on {}  ", text(&s["node"])))];
     match (&state.away, s["document"].is_null()) {
         (Some(why), _) => node.push(Span::from(format!("connection lost: {why}")).fg(Color::Red)),
         (None, true) if s.is_null() => {}
         (None, true) => node.push(Span::from("no document in force").fg(Color::Red)),
         (None, false) => {
-            let (failing, held) = (count(&s["plan"]["failures"]), count(&s["plan"]["held"]));
+            let (failing, held) = (count("failures"), count("held"));
             node.push(Span::from(format!("document {}  ", s["document"]["version"])));
             node.push(match (failing, held) {
                 (0, 0) => Span::from("tree as declared").fg(Color::Green),
@@ -252,10 +256,10 @@ mod tests {
 
     fn state() -> State {
         let mut state = State::new(Column::Cpu, false);
-        (1..=5).for_each(|n| state.take(&slot(n)));
-        state.take(&json!({ "subscription": "status", "value": {
+        (1..=5).for_each(|n| state.take(slot(n)));
+        state.take(json!({ "subscription": "status", "value": {
             "node": "n1", "document": { "version": 4 }, "plan": { "failures": [], "held": [] }, "source": { "connected": true } } }));
-        state.take(&json!({ "subscription": "events", "events": [
+        state.take(json!({ "subscription": "events", "events": [
             { "seq": 1, "time": 3_723_000, "kind": "oom_kill", "group": "/clients/vm-1", "text": "a process was killed" }] }));
         state
     }
@@ -281,7 +285,7 @@ mod tests {
     fn details_have_knobs_processes_events_and_history() {
         let mut state = state();
         state.detail = Some(("/clients/vm-1".into(), Value::Null));
-        state.take(&json!({ "id": "group", "group": "/clients/vm-1", "processes": 2, "pids": [41, 42], "knobs": [
+        state.take(json!({ "id": "group", "group": "/clients/vm-1", "processes": 2, "pids": [41, 42], "knobs": [
             { "knob": "cpu.weight", "file": "cpu.shares", "wanted": "1024", "kernel": "7", "differs": true }] }));
         let shown = screen(&state);
         for wanted in ["cpu.shares  7, declared is 1024", "2 processes: 41 42", "oom_kill", "CPU, 5 s"] {
@@ -290,10 +294,28 @@ mod tests {
     }
 
     #[test]
+    fn hostile_names_only_show() {
+        let mut state = state();
+        let bad = "a\u{1b}[2J\u{202e}\u{9b}b\nc";
+        state.take(json!({ "subscription": "slots", "slot": 6, "value": { "cpu": { "value": {}, "sub_cgroup": {
+            "clients": { "value": {}, "sub_cgroup": { bad: { "value": { "usage": 1 } } } } } } } }));
+        state.take(json!({ "subscription": "events", "events": [
+            { "seq": 2, "time": 1, "kind": bad, "group": bad, "knob": bad, "text": bad }] }));
+        state.take(json!({ "subscription": "status", "value": { "node": bad, "document": { "version": bad } } }));
+        state.detail = Some(("/clients".into(), Value::Null));
+        state
+            .take(json!({ "id": "group", "group": "/clients", "error": bad, "knobs": [{ "knob": bad, "file": bad }] }));
+        state.lost(bad);
+        let screen = screen(&state);
+        assert!(screen.contains("a\\x1b[2J\\u202e\\x9bb"), "{screen}");
+        assert!(!screen.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{screen:?}");
+    }
+
+    #[test]
     fn it_says_when_it_does_not_know() {
         assert!(screen(&State::new(Column::Cpu, true)).contains("no slots yet"));
         let mut state = state();
-        state.lost("gone".into());
+        state.lost("gone");
         state.help = true;
         let shown = screen(&state);
         assert!(shown.contains("connection lost: gone") && shown.contains("select, further"), "{shown}");

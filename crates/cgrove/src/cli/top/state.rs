@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Instant;
 
+use cgrove_core::text::shown;
 use serde_json::Value;
 
 use crate::cli::args::Column;
@@ -82,8 +83,9 @@ impl State {
         }
     }
 
-    /// A message of the daemon.
-    pub(super) fn take(&mut self, message: &Value) {
+    /// A message of the daemon. Whatever it says only shows.
+    pub(super) fn take(&mut self, message: Value) {
+        let message = &only_shown(message);
         match (message["subscription"].as_str(), message["id"].as_str()) {
             (Some("slots"), _) => {
                 self.received = Some(Instant::now());
@@ -136,8 +138,8 @@ impl State {
         self.events.drain(..over);
     }
 
-    pub(super) fn lost(&mut self, why: String) {
-        self.away = Some(why);
+    pub(super) fn lost(&mut self, why: &str) {
+        self.away = Some(shown(why).into_owned());
     }
 
     pub(super) fn found(&mut self) {
@@ -247,6 +249,18 @@ impl State {
     /// The group whose details are wanted.
     pub(super) fn asks(&self) -> Option<&str> {
         self.detail.as_ref().map(|(path, _)| path.as_str())
+    }
+}
+
+/// The same with every text and key escaped.
+fn only_shown(value: Value) -> Value {
+    match value {
+        Value::String(text) => shown(&text).into(),
+        Value::Array(list) => list.into_iter().map(only_shown).collect(),
+        Value::Object(object) => {
+            object.into_iter().map(|(key, value)| (shown(&key).into_owned(), only_shown(value))).collect()
+        }
+        other => other,
     }
 }
 

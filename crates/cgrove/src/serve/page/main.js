@@ -81,21 +81,21 @@ function showState() {
   if (s) {
     $("node").textContent = `on ${s.node}`;
     document.title = `${s.node} – cgrove`;
-    const { failures, held, guard } = s.plan;
+    const { failures, failures_total, held, held_total, guard } = s.plan;
     if (!s.document) chips.push(chip("bad", "no document in force"));
     else chips.push(chip("good", `document ${s.document.version}`, `digest ${s.document.digest}, ${s.document.groups} groups`));
     if (s.plan.progress) chips.push(chip("warn", s.plan.progress));
-    if (failures.length) chips.push(chip("bad", `${failures.length} failing`, failures.map((f) => f.error).join("\n")));
+    if (failures.length) chips.push(chip("bad", `${failures_total} failing`, failures.map((f) => f.error).join("\n")));
     else if (s.document) chips.push(chip("good", "tree as declared"));
     const waiting = held.filter((h) => !h.why.startsWith("guard"));
-    if (waiting.length) chips.push(chip("warn", `${waiting.length} held`, waiting.map((h) => `${h.group}: ${h.why}`).join("\n")));
+    if (waiting.length) chips.push(chip("warn", `${waiting.length}${held_total > held.length ? " or more" : ""} held`, waiting.map((h) => `${h.group}: ${h.why}`).join("\n")));
     chips.push(chip(s.source.connected ? "good" : "bad", s.source.connected ? s.source.kind : `${s.source.kind} away`, s.source.error ?? s.source.place));
     if (s.store.kind !== "memory") chips.push(chip(s.store.connected ? "good" : "warn", s.store.connected ? s.store.kind : `${s.store.kind} away`, s.store.error ?? ""));
     if (guard && !guard.approved) {
       banners.push(make("div", { className: "banner bad" }, `Removals wait for approval: ${guard.why}. On the node, as root: `, make("code", { textContent: `cgrove approve ${guard.digest}` })));
     }
     if (s.refused) banners.push(make("div", { className: "banner bad", textContent: `Document version ${s.refused.version} was refused: ${s.refused.error}` }));
-    if (failures.length) banners.push(make("div", { className: "banner bad", textContent: failures[0].error + (failures.length > 1 ? ` (and ${failures.length - 1} more)` : "") }));
+    if (failures.length) banners.push(make("div", { className: "banner bad", textContent: failures[0].error + (failures_total > 1 ? ` (and ${failures_total - 1} more)` : "") }));
   }
   $("state").replaceChildren(...chips);
   $("banners").replaceChildren(...banners);

@@ -15,7 +15,7 @@ pub(in crate::cli::top) fn slot(n: u64) -> Value {
 
 fn state() -> State {
     let mut state = State::new(Column::Cpu, false);
-    (1..=5).for_each(|n| state.take(&slot(n)));
+    (1..=5).for_each(|n| state.take(slot(n)));
     state
 }
 
@@ -67,10 +67,10 @@ fn looking_back_stays_at_its_slot_until_it_comes_back_to_now() {
     let mut s = state();
     s.travel(2);
     assert_eq!(s.shown().unwrap().0, 3);
-    s.take(&slot(6));
+    s.take(slot(6));
     assert_eq!((s.shown().unwrap().0, s.paused), (3, true));
     s.travel(-100);
-    s.take(&slot(7));
+    s.take(slot(7));
     assert_eq!((s.shown().unwrap().0, s.paused), (7, false));
     s.travel(1000);
     assert_eq!(s.shown().unwrap().0, 1);
@@ -80,10 +80,10 @@ fn looking_back_stays_at_its_slot_until_it_comes_back_to_now() {
 #[test]
 fn the_past_comes_once_and_in_order() {
     let mut s = State::new(Column::Cpu, false);
-    s.take(&slot(9));
+    s.take(slot(9));
     let past: serde_json::Map<String, Value> = (5..=9).map(|n| (n.to_string(), slot(n)["value"].clone())).collect();
     let mut past = Value::Object(past);
     past["id"] = "past".into();
-    s.take(&past);
+    s.take(past);
     assert_eq!((s.shown().unwrap().0, s.history("/web", Column::Cpu).len()), (9, 5));
 }
