@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use cgrove_core::ids::GroupPath;
 
-use crate::Fault;
+use crate::{Fault, doing};
 use crate::file::put;
 use crate::paths::Tree;
 
@@ -22,6 +22,7 @@ pub(crate) fn remove(dir: &Path, tasks: &Path, refuge: &[PathBuf], latest: Insta
     let mut stuck: Option<Fault> = None;
     let mut pause = Duration::from_micros(200);
     loop {
+        doing::at("rmdir", dir);
         match std::fs::remove_dir(dir) {
             Ok(()) => return Ok(true),
             Err(e) if e.raw_os_error() == Some(Errno::ENOENT as i32) => return Ok(false),

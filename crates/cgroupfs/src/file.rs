@@ -12,6 +12,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, o
 use rustix::io::Errno;
 use rustix::path::Arg;
 
+use crate::doing;
+
 /// `/proc/PID`, and what is in it.
 pub fn proc_dir(pid: i32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
@@ -19,6 +21,7 @@ pub fn proc_dir(pid: i32) -> PathBuf {
 
 /// A kernel file's text. Without asking first how long it is: the kernel does not know.
 pub(crate) fn text(path: &Path) -> io::Result<String> {
+    doing::at("read", path);
     text_at(CWD, path)
 }
 
@@ -45,11 +48,12 @@ pub(crate) fn put(path: &Path, value: &str) -> io::Result<()> {
     open(path)?.write_all(value.as_bytes())
 }
 
-/// The same; the file stays open, so that what the kernel made of the value is read without finding it again.
+/// The same; the file stays open, so that what the kernel made of the value is read without finding it again. A new
+/// memory limit does not wait for memory to be taken back (since Linux 6.16).
 pub(crate) fn put_to_read(path: &Path, value: &str) -> io::Result<File> {
-    let mut file = match open_for(path, OFlags::RDWR) {
+    let mut file = match open_for(path, OFlags::RDWR | OFlags::NONBLOCK) {
         // Some files can only be written (devices.allow).
-        Err(e) if e.raw_os_error() == Some(libc::EACCES) => open(path)?,
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => open_for(path, OFlags::WRONLY | OFlags::NONBLOCK)?,
         result => result?,
     };
     file.write_all(value.as_bytes())?;
@@ -89,6 +93,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 }
 
 fn open_for(path: &Path, access: OFlags) -> io::Result<File> {
+    doing::at("write", path);
     let flags = access | OFlags::CLOEXEC;
     let file = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
         Ok(fd) => File::from(fd),

@@ -20,7 +20,7 @@ use crate::file::{proc_dir, text, text_at};
 use crate::host::{Host, Mount, Parents};
 use crate::mark::Identity;
 use crate::paths::{Tree, cgroup_of};
-use crate::{Fault, procs};
+use crate::{Fault, doing, procs};
 
 /// What to look at.
 pub struct Scope<'a> {
@@ -165,6 +165,9 @@ pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> Control
         let mut todo = vec![(top, 0)];
         while let Some((dir, depth)) = todo.pop() {
             for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if host.covered.contains(&entry.path()) {
+                    continue;
+                }
                 let Ok(meta) = entry.metadata() else { continue };
                 if !meta.is_dir() || depth > DEEPEST {
                     continue;
@@ -207,16 +210,18 @@ struct Way<'a> {
 impl Walk<'_> {
     /// One group and everything below. What vanishes is left out; what cannot be read is pinned, and the rest goes on.
     fn group(&mut self, path: &GroupPath, dir: &Path, way: Way<'_>) {
-        let (links, inode) = match statat(way.above, way.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => (stat.st_nlink, stat.st_ino),
-            Err(Errno::NOENT) => return,
-            Err(_) => return self.pin(path, "it cannot be read"),
-        };
+        doing::at("read", dir);
+        // First: what is mounted there may never answer.
         if self.scope.host.covered.contains(dir) {
             let mark = Marked::Foreign("something else is mounted over it, see findmnt".into());
             self.groups.insert(path.clone(), Group { mark, ..Group::default() });
             return self.pin(path, "something else is mounted over it");
         }
+        let (links, inode) = match statat(way.above, way.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => (stat.st_nlink, stat.st_ino),
+            Err(Errno::NOENT) => return,
+            Err(_) => return self.pin(path, "it cannot be read"),
+        };
         let at_root = path.is_root() && self.tree.parent.is_root();
         let mark = if at_root { Marked::No } else { self.read_mark(dir, inode) };
         let mut group = Group { mark, inode: Some(inode), ..Group::default() };

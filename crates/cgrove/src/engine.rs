@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cgrove_cgroupfs::apply::{Apply, Outcome};
 use cgrove_cgroupfs::attach::Origins;
@@ -11,7 +13,7 @@ use cgrove_cgroupfs::lock::{Lock, LockError};
 use cgrove_cgroupfs::notices::{Ground, Place};
 use cgrove_cgroupfs::observe::{Scope, lingering, parents_stand};
 use cgrove_cgroupfs::paths::Tree;
-use cgrove_cgroupfs::{Fault, lock};
+use cgrove_cgroupfs::{Fault, doing, lock};
 use cgrove_core::actual::{Actual, Version};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
@@ -19,11 +21,15 @@ use cgrove_core::plan::{Action, Approval, Op, Plan, Removal, covers, plan};
 use tracing::field::Empty;
 
 use crate::approvals;
+use crate::claims::{Answers, Files};
 use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::tasks::{Sources, Subject, Synced};
 use crate::traces::step;
 use cgrove_config::Config;
+
+/// How long `cgrove apply` waits for writes that take long.
+const ONCE: Duration = Duration::from_secs(60);
 
 /// What holds between rounds.
 pub(crate) struct Engine {
@@ -36,6 +42,8 @@ pub(crate) struct Engine {
     refused: Vec<Removal>,
     /// The rules as they were last looked up.
     pub(crate) sources: Option<Sources>,
+    /// What pid files and globs answered.
+    answers: Arc<Answers>,
     /// Beats with each action.
     pub(crate) pulse: Option<Pulse>,
     /// Hears of each action of a long round.
@@ -74,6 +82,7 @@ impl Engine {
             approved: BTreeSet::new(),
             refused: Vec::new(),
             sources: None,
+            answers: Arc::default(),
             pulse: None,
             progress: None,
         })
@@ -110,10 +119,15 @@ impl Engine {
         let approval = approval(&config, previous, self.approved.clone());
         let mut plan = {
             let _step = step!("plan");
+            doing::at("plan", "".as_ref());
             plan(desired, &actual, &config.cgroup.policy, &approval)
         };
         self.remember_approval(&plan);
         let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &plan.actions);
+        if self.pulse.is_none() {
+            // A command ends with its round: there is no later.
+            apply = apply.patient(ONCE);
+        }
         let prepared: Vec<Action> = made.iter().map(|(action, _)| action.clone()).collect();
         let mut outcomes = made;
         let is_removal = |a: &&Action| a.op == Op::Remove;
@@ -130,7 +144,7 @@ impl Engine {
         drop(applying);
         self.refused.clone_from(&plan.refused);
         let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
-        let subject = Subject { config: &config, host: &host, desired, refused: &refused };
+        let subject = Subject { config: &config, host: &host, desired, refused: &refused, answers: &self.answers };
         let (sources, tasks) = {
             let _step = step!("place processes");
             let sources = subject.sources();
@@ -143,7 +157,7 @@ impl Engine {
         for action in plan.due().filter(is_removal) {
             self.beat(outcomes.len(), total);
             let outcome = apply.run(action);
-            if !matches!(outcome, Outcome::Failed { .. }) {
+            if matches!(outcome, Outcome::Done { .. } | Outcome::AlreadySo) {
                 self.approved.remove(&(action.hierarchy.clone(), action.group.clone()));
                 removed = true;
             }
@@ -176,12 +190,18 @@ impl Engine {
         }
     }
 
+    /// The directories in which pid files may appear.
+    pub(crate) fn pid_directories(&self, desired: &Desired) -> BTreeSet<PathBuf> {
+        doing::at("look for pid files", "".as_ref());
+        Files { config: &self.config, answers: &self.answers }.directories(desired)
+    }
+
     /// Only the processes. `prompted` by an event, the names in rules mean what they meant at the last look.
     pub(crate) fn sync_tasks(&mut self, desired: &Desired, prompted: bool) -> Result<Synced, EngineError> {
         let host = Host::discover(&self.config.cgroup.dir)?;
         let desired = &*with_lingering(&self.config, &host, desired);
         let refused = |hierarchy: &str, group: &GroupPath| covers(&self.refused, hierarchy, group);
-        let subject = Subject { config: &self.config, host: &host, desired, refused: &refused };
+        let subject = Subject { config: &self.config, host: &host, desired, refused: &refused, answers: &self.answers };
         let sources = self.sources.take().filter(|_| prompted).unwrap_or_else(|| subject.sources());
         let synced = subject.sync(&sources, &mut self.origins);
         self.sources = Some(sources);
@@ -269,7 +289,7 @@ pub(crate) fn make_parent(config: &Config, desired: &Desired) -> Result<Vec<(Act
     let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &actions);
     let outcomes: Vec<_> = actions.into_iter().map(|action| (apply.run(&action), action)).collect();
     apply.finish();
-    let done = outcomes.into_iter().filter(|(outcome, _)| !matches!(outcome, Outcome::Failed { .. }));
+    let done = outcomes.into_iter().filter(|(outcome, _)| matches!(outcome, Outcome::Done { .. } | Outcome::AlreadySo));
     Ok(done.map(|(outcome, action)| (action, outcome)).collect())
 }
 

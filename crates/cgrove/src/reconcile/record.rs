@@ -7,7 +7,7 @@ use cgrove_cgroupfs::apply::Outcome;
 use cgrove_cgroupfs::attach::Move;
 use cgrove_core::event::Kind;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::plan::{Action, Op};
+use cgrove_core::plan::{Action, Note, Op};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -25,6 +25,8 @@ impl Reconciler {
 
     pub(super) fn record(&mut self, event: Event, round: Round) {
         let mut failures = Vec::new();
+        let mut notes = round.plan.notes.clone();
+        let mut pending = false;
         let mut repaired = Vec::new();
         let mut done = 0;
         for (action, outcome) in &round.outcomes {
@@ -40,7 +42,17 @@ impl Reconciler {
                         format!("{}{kept}{}", verb(action), found(action)),
                     ));
                 }
-                Outcome::AlreadySo => {}
+                // What could not be made was told, with its cause.
+                Outcome::AlreadySo | Outcome::Skipped => {}
+                Outcome::Pending { why } => {
+                    pending = true;
+                    notes.push(Note {
+                        hierarchy: action.hierarchy.clone(),
+                        group: action.group.clone(),
+                        knob: knob(action).map(str::to_owned),
+                        text: why.clone(),
+                    });
+                }
                 // The group went away meanwhile: look again.
                 Outcome::Failed { fault } if action.op != Op::Create && fault.vanished() => self.dirty = true,
                 Outcome::Failed { fault } => failures.push(failure(action, fault)),
@@ -77,7 +89,7 @@ impl Reconciler {
             if !round.plan.is_empty() {
                 (p.digest, p.actions) = (round.plan.digest(), round.plan.actions.len());
             }
-            (p.failures, p.guard, p.notes) = (failures.clone(), guard, round.plan.notes.clone());
+            (p.failures, p.guard, p.notes) = (failures.clone(), guard, notes);
             (known, known_held)
         });
         if let Some(guard) = round.plan.guard.as_ref().filter(|g| !g.approved && !known) {
@@ -111,7 +123,7 @@ impl Reconciler {
             }
             self.board.journal.tell(repaired);
         }
-        let failed = !failures.is_empty();
+        let failed = !failures.is_empty() || pending;
         self.known_failures = failures;
         self.record_tasks(&round.tasks);
         self.last_tasks = Instant::now();

@@ -64,7 +64,8 @@ pub(crate) fn load(dir: &Path) -> Result<Option<Document>, String> {
     if cgrove_core::document::digest(&body) != header.digest {
         return Err(torn("its checksum is wrong"));
     }
-    let desired = cgrove_core::document::parse(&body).map_err(|e| torn(&e.to_string()))?;
+    // An upgrade leaves no node without its tree.
+    let desired = cgrove_core::document::parse_kept(&body).map_err(|e| torn(&e.to_string()))?;
     Ok(Some(Document {
         bytes: body,
         version: header.version,
