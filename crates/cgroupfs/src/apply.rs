@@ -298,6 +298,7 @@ impl<'a> Apply<'a> {
             return Err(fault);
         }
         let Some(want) = &write.want else { return Ok(Outcome::Done { kept: None }) };
+        let own = open.is_some();
         let now = match open.map_or_else(|| text(&path), |file| text_of(&file)) {
             Ok(now) => now,
             // Some files can only be written (devices.allow).
@@ -305,6 +306,7 @@ impl<'a> Apply<'a> {
             Err(e) => return Err(Fault::new("read", &path, &e)),
         };
         let kept = (!want.matches(&now, self.page)).then(|| now.trim().to_owned());
+        let kept = kept.filter(|first| !own || !is_changed_by_others(&path, write, first));
         if write.record.is_none() {
             self.forget(key, &write.file);
         } else if let Some(set) = self.marks.get_mut(key).and_then(|m| m.files.get_mut(&write.file))
@@ -345,7 +347,9 @@ impl<'a> Apply<'a> {
     fn remove(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
         if let Some(file) = slow::under_way(&tree.dir(&key.1)) {
             // The kernel would keep us, and whoever else works on groups, waiting for it.
-            return Ok(Outcome::Pending { why: format!("it is not removed yet: {} is still being written", file.display()) });
+            return Ok(Outcome::Pending {
+                why: format!("it is not removed yet: {} is still being written", file.display()),
+            });
         }
         let stays = |p: &GroupPath| !self.going.contains(&(key.0, p.clone()));
         let seats = key.1.ancestors().filter(stays).map(|p| tree.seat(&p)).filter(|seat| *seat != key.1);
@@ -354,6 +358,15 @@ impl<'a> Apply<'a> {
         self.dirty.remove(key);
         Ok(if gone { Outcome::Done { kept: None } } else { Outcome::AlreadySo })
     }
+}
+
+/// Somebody else may have written between our write and our look: only what becomes of a value twice is the kernel's doing.
+fn is_changed_by_others(path: &Path, write: &Write, first: &str) -> bool {
+    let [value] = &write.to[..] else { return false };
+    if write.file == SUBTREE || slow::may_be(&write.file) {
+        return false;
+    }
+    put_to_read(path, value).and_then(|file| text_of(&file)).is_ok_and(|again| again.trim() != first)
 }
 
 fn still(file: &str, value: &str) -> String {

@@ -7,9 +7,9 @@ use nix::errno::Errno;
 
 use cgrove_core::ids::GroupPath;
 
-use crate::{Fault, doing};
 use crate::file::put;
 use crate::paths::Tree;
+use crate::{Fault, doing};
 
 /// How long a group may keep forking or the kernel keep it busy before we try again later.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -333,8 +333,12 @@ mod tests {
 
     #[test]
     fn a_mount_that_has_a_server_hangs_as_a_whole() {
-        let mounts = Mounts(vec![("/".into(), "ext4".into()), ("/mnt".into(), "nfs4".into()), ("/run".into(), "tmpfs".into())]);
+        let mounts =
+            Mounts(vec![("/".into(), "ext4".into()), ("/mnt".into(), "nfs4".into()), ("/run".into(), "tmpfs".into())]);
         let what = |path: &str| mounts.key(Path::new(path), 0).what;
-        assert_eq!((what("/mnt/a/b/c"), what("/run/x/y.pid"), what("/etc/x")), ("/mnt".into(), "/run/x".into(), "/etc".into()));
+        assert_eq!(
+            (what("/mnt/a/b/c"), what("/run/x/y.pid"), what("/etc/x")),
+            ("/mnt".into(), "/run/x".into(), "/etc".into())
+        );
     }
 }

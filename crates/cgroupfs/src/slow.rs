@@ -174,7 +174,9 @@ mod tests {
         assert_eq!(under_way(Path::new("/nowhere")).as_deref(), Some(path));
         assert!(under_way(Path::new("/now")).is_none());
         writes().files.insert(path.into(), Write { value: "5".into(), ended: Some(Err(nix::libc::EBUSY)) });
-        assert!(matches!(put_patiently(path, "5", Duration::from_secs(20)), Put::Ended(Err(e)) if e.raw_os_error() == Some(nix::libc::EBUSY)));
+        assert!(
+            matches!(put_patiently(path, "5", Duration::from_secs(20)), Put::Ended(Err(e)) if e.raw_os_error() == Some(nix::libc::EBUSY))
+        );
         // It was told: now it is written again. Another value has nothing to do with the first one's end.
         assert!(missing(put_patiently(path, "5", Duration::from_secs(20))));
         writes().files.insert(path.into(), Write { value: "5".into(), ended: Some(Err(nix::libc::EBUSY)) });

@@ -52,7 +52,8 @@ impl Files<'_> {
             problems.extend(found.cut.map(|cut| format!("{pattern}: {cut}: name fewer directories ({path})")));
             files.extend(found.files.into_iter().map(|file| (*path, file)));
         }
-        let directories: BTreeSet<&Path> = patterns.iter().map(|(_, p)| globs::fixed(p)).chain(files.iter().filter_map(|(_, f)| f.parent())).collect();
+        let directories: BTreeSet<&Path> =
+            patterns.iter().map(|(_, p)| globs::fixed(p)).chain(files.iter().filter_map(|(_, f)| f.parent())).collect();
         if directories.len() > MOST_WATCHES {
             let (all, each) = (directories.len(), self.config.tasks.interval.as_secs_f64());
             problems.push(format!("pid files lie in {all} directories, of which {MOST_WATCHES} are watched: changes in the others are seen each {each} s (tasks.interval)"));
@@ -132,7 +133,8 @@ impl Files<'_> {
         let patterns = desired.groups.values().flat_map(|g| &g.pid_files).chain(configured.values().flatten());
         let patterns: Vec<String> = patterns.cloned().collect();
         // New files appear here.
-        let mut out: BTreeSet<PathBuf> = patterns.iter().map(|p| globs::fixed(p).to_owned()).take(MOST_WATCHES).collect();
+        let mut out: BTreeSet<PathBuf> =
+            patterns.iter().map(|p| globs::fixed(p).to_owned()).take(MOST_WATCHES).collect();
         let globs = patterns.into_iter().filter(|p| is_glob(p)).collect();
         let files = self.expand(globs).into_iter().flat_map(|(found, _)| found.files);
         for dir in files.filter_map(|file| file.parent().map(Path::to_owned)) {

@@ -304,6 +304,14 @@ fn places(
     let mut out: Vec<Place> = Vec::new();
     let made = outcomes.iter().filter(|(a, o)| a.op == Op::Create && matches!(o, Outcome::Done { .. }));
     let made: HashSet<(&str, &GroupPath)> = made.map(|(a, _)| (a.hierarchy.as_str(), &a.group)).collect();
+    // Who makes them after all is heard in the group above.
+    let failed = |action: &Action, outcome: &Outcome| match outcome {
+        Outcome::Skipped => true,
+        Outcome::Failed { .. } => action.op == Op::Create,
+        _ => false,
+    };
+    let unmade: HashSet<(&str, &GroupPath)> =
+        outcomes.iter().filter(|(a, o)| failed(a, o)).map(|(a, _)| (a.hierarchy.as_str(), &a.group)).collect();
     for mount in host.with(desired.controllers) {
         let tree = Tree::new(mount, config.parents());
         let seen = actual.hierarchies.iter().find(|h| h.label == mount.label).filter(|_| outcomes.is_empty());
@@ -317,7 +325,8 @@ fn places(
         // As many as there are, and no more: they stay until the next change.
         out.reserve_exact(1 + desired.groups_in(mount.controllers).count());
         out.push(place(&GroupPath::root()));
-        out.extend(desired.groups_in(mount.controllers).map(|(path, _)| place(path)));
+        let groups = desired.groups_in(mount.controllers).map(|(path, _)| path);
+        out.extend(groups.filter(|path| !unmade.contains(&(mount.label.as_str(), path))).map(place));
     }
     out
 }

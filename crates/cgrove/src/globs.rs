@@ -37,8 +37,7 @@ pub(crate) fn fixed(pattern: &str) -> &Path {
 
 /// The files below `root` (which stands for `/`) that an absolute pattern means, without `root`.
 pub(crate) fn expand(root: &Path, pattern: &str) -> Found {
-    Walk { matches: MATCHES, entries: ENTRIES, ends: Instant::now() + TIME, found: Found::default() }
-        .all(root, pattern)
+    Walk { matches: MATCHES, entries: ENTRIES, ends: Instant::now() + TIME, found: Found::default() }.all(root, pattern)
 }
 
 struct Walk {
@@ -69,6 +68,10 @@ impl Walk {
         let Ok(pattern) = glob::Pattern::new(part) else { return };
         let mut names = Vec::new();
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if self.entries == 0 {
+                self.found.cut = Some("10,000 entries of directories were looked at, more are not looked at");
+                break;
+            }
             if self.is_over() {
                 break;
             }
@@ -88,8 +91,6 @@ impl Walk {
     fn is_over(&mut self) -> bool {
         let cut = if self.found.files.len() >= self.matches {
             "1,000 files match, more are not looked at"
-        } else if self.entries == 0 {
-            "10,000 entries of directories were looked at, more are not"
         } else if Instant::now() >= self.ends {
             "it took half a second, what comes later is not looked at"
         } else {
@@ -120,11 +121,18 @@ mod tests {
         let dir = tree("same", files.map(str::to_owned));
         std::os::unix::fs::symlink(&dir, dir.join("run/loop")).unwrap();
         std::os::unix::fs::symlink("nowhere", dir.join("run/a/dangling.pid")).unwrap();
-        for pattern in ["/run/*/x.pid", "/run/*/*.pid", "/run/[ab]/?.pid", "/*/*", "/run/c.pid", "/none/*", "/run/*/loop/run/a/x.pid"] {
+        for pattern in [
+            "/run/*/x.pid",
+            "/run/*/*.pid",
+            "/run/[ab]/?.pid",
+            "/*/*",
+            "/run/c.pid",
+            "/none/*",
+            "/run/*/loop/run/a/x.pid",
+        ] {
             let found = expand(&dir, pattern);
             let expected = glob::glob(&format!("{}{pattern}", dir.display())).unwrap().flatten();
-            let expected: Vec<PathBuf> =
-                expected.map(|p| Path::new("/").join(p.strip_prefix(&dir).unwrap())).collect();
+            let expected: Vec<PathBuf> = expected.map(|p| Path::new("/").join(p.strip_prefix(&dir).unwrap())).collect();
             assert_eq!(found, Found { files: expected, cut: None }, "{pattern}");
         }
         std::fs::remove_dir_all(&dir).unwrap();
@@ -148,6 +156,9 @@ mod tests {
     #[test]
     fn where_a_pattern_begins() {
         let of = |pattern| fixed(pattern).to_str().unwrap();
-        assert_eq!([of("/run/x/*.pid"), of("/run/*/x.pid"), of("/run/x.pid"), of("/*.pid")], ["/run/x", "/run", "/run", "/"]);
+        assert_eq!(
+            [of("/run/x/*.pid"), of("/run/*/x.pid"), of("/run/x.pid"), of("/*.pid")],
+            ["/run/x", "/run", "/run", "/"]
+        );
     }
 }

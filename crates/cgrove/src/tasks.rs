@@ -130,7 +130,8 @@ impl Subject<'_> {
             let name = user.clone();
             // One service answers for all users.
             let key = Key { what: "users".into(), owner: 0 };
-            match NAMES.ask(&key, move || nix::unistd::User::from_name(&name).map(|user| user.map(|u| u.uid.as_raw()))) {
+            match NAMES.ask(&key, move || nix::unistd::User::from_name(&name).map(|user| user.map(|u| u.uid.as_raw())))
+            {
                 Ok(Ok(Some(uid))) => {
                     out.known.users.insert(user.clone(), uid);
                 }
@@ -150,7 +151,8 @@ impl Subject<'_> {
             }
         }
         let files: BTreeSet<_> = out.rules.iter().filter_map(|r| r.criteria.ancestor_pid_file.clone()).collect();
-        let read = Files { config: self.config, answers: self.answers }.processes(files.iter().map(Into::into).collect());
+        let read =
+            Files { config: self.config, answers: self.answers }.processes(files.iter().map(Into::into).collect());
         for (file, process) in files.into_iter().zip(read) {
             let (process, problem) = process;
             out.known.pid_files.extend(process.map(|process| (file.clone(), process)));

@@ -381,7 +381,11 @@ mod tests {
         let census = census(&claims, &rules, &known, &table, &all, 99);
         // Whom a pid file names is known; what descends from one in doubt stays with it.
         assert_eq!((census.place().groups.len(), pids(&census.place(), "/claimed")), (1, vec![20]));
-        assert!(census.why(10).1.contains("for lack of an answer") && census.why(11).0.is_none(), "{:?}", census.why(10));
+        assert!(
+            census.why(10).1.contains("for lack of an answer") && census.why(11).0.is_none(),
+            "{:?}",
+            census.why(10)
+        );
         // A rule that does not match in any case is no doubt.
         let others = [rule("/root", r#"{"user": "0", "exe": "/sbin/web"}"#), rule("/all", r#"{"user": "33"}"#)];
         let census = self::census(&[], &others, &known, &table, &all, 99);

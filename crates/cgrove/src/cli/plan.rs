@@ -75,9 +75,10 @@ pub(super) fn apply(args: &Args, tree: Option<&str>, traces: &Traces) -> Result<
     engine.progress = Some(Progress::new(|done, total| term::err(&format!("cgrove: {done} of {total} actions done"))));
     let round = engine.reconcile(&desired, previous.clone())?;
     keep(&config, &found, desired.clone(), previous);
-    let failed = round.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Failed { .. } | Outcome::Pending { .. })).count()
-        + round.tasks.faults.len()
-        + round.faults.len();
+    let failed =
+        round.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Failed { .. } | Outcome::Pending { .. })).count()
+            + round.tasks.faults.len()
+            + round.faults.len();
     if args.global.json() {
         let actions: Vec<_> = round.outcomes.iter().map(|(a, o)| json!({"action": a, "result": o})).collect();
         let held: Vec<_> = round.plan.actions.iter().filter(|a| a.held.is_some()).collect();

@@ -18,7 +18,10 @@ pub(super) fn check(desired: &mut Desired) -> Result<(), DocumentError> {
         if let Some(i) = group.pid_files.iter().position(|p| is_endless(p)) {
             let names = path.as_str().split('/').filter(|name| !name.is_empty());
             let at = names.fold(Place::default(), |at, name| at.down("groups").down(name));
-            return Err(at.down("pid_files").down(&i.to_string()).refuse(format!("{:?}", group.pid_files[i]), ENDLESS.into()));
+            return Err(at
+                .down("pid_files")
+                .down(&i.to_string())
+                .refuse(format!("{:?}", group.pid_files[i]), ENDLESS.into()));
         }
     }
     Ok(())
@@ -28,7 +31,9 @@ pub(super) fn check(desired: &mut Desired) -> Result<(), DocumentError> {
 pub(super) fn leave_out(desired: &mut Desired) {
     for (path, group) in &mut desired.groups {
         for pattern in group.pid_files.iter().filter(|p| is_endless(p)) {
-            desired.warnings.push(format!("{path}: pid_files: {pattern:?} is ignored, and refused in the next document: {ENDLESS}"));
+            desired.warnings.push(format!(
+                "{path}: pid_files: {pattern:?} is ignored, and refused in the next document: {ENDLESS}"
+            ));
         }
         group.pid_files.retain(|p| !is_endless(p));
     }
