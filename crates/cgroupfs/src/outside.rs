@@ -179,7 +179,9 @@ impl Lane {
     fn answered(&self, keys: impl Iterator<Item = Key>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.rests.is_empty() {
-            keys.for_each(|key| drop(state.rests.remove(&key.what)));
+            for key in keys {
+                state.rests.remove(&key.what);
+            }
         }
     }
 }
