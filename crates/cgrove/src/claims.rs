@@ -30,6 +30,9 @@ struct Known {
     next: usize,
 }
 
+/// The process that a file names, by pid and start time, and what is wrong with the file.
+pub(crate) type Named = (Option<(i32, u64)>, Option<String>);
+
 /// Pid files of one configuration.
 pub(crate) struct Files<'a> {
     pub(crate) config: &'a Config,
@@ -73,7 +76,7 @@ impl Files<'_> {
     }
 
     /// Whom each file names, and what is wrong with it. One that does not answer names whom it named last.
-    pub(crate) fn processes(&self, files: Vec<PathBuf>) -> Vec<(Option<(i32, u64)>, Option<String>)> {
+    pub(crate) fn processes(&self, files: Vec<PathBuf>) -> Vec<Named> {
         let mut known = self.answers.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = if files.is_empty() { 0 } else { known.next % files.len() };
         let mut turned = files.clone();
