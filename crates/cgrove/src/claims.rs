@@ -26,8 +26,9 @@ pub(crate) struct Answers(Mutex<Known>);
 struct Known {
     globs: HashMap<String, Found>,
     files: HashMap<PathBuf, (i32, u64)>,
-    /// The file that the next look begins with: those that there was no time for come first.
+    /// The file, and the glob, that the next look begins with: those that there was no time for come first.
     next: usize,
+    next_glob: usize,
 }
 
 /// The process that a file names, by pid and start time, and what is wrong with the file.
@@ -78,14 +79,11 @@ impl Files<'_> {
     /// Whom each file names, and what is wrong with it. One that does not answer names whom it named last.
     pub(crate) fn processes(&self, files: Vec<PathBuf>) -> Vec<Named> {
         let mut known = self.answers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = if files.is_empty() { 0 } else { known.next % files.len() };
-        let mut turned = files.clone();
-        turned.rotate_left(first);
+        let (first, turned) = turned(&files, known.next);
         let (mounts, follow) = (OnceCell::new(), self.config.tasks.follow_symlinks);
         let key = |file: &PathBuf| key(&mounts, file);
         let mut answers = PID_FILES.each(turned, key, move |file| pidfile::read(file, follow));
-        let late = answers.iter().position(|a| matches!(a, Err(Unknown::Late)));
-        known.next = late.map_or(0, |late| first + late);
+        known.next = next(&answers, first);
         answers.rotate_right(first);
         if known.files.len() > 4 * files.len() + 1000 {
             known.files.retain(|file, _| files.contains(file));
@@ -113,7 +111,10 @@ impl Files<'_> {
         let mut answers: HashMap<String, (Found, Option<Unknown>)> = HashMap::new();
         if !globs.is_empty() {
             let key = |pattern: &String| key(&mounts, &globs::fixed(pattern).join("."));
-            let found = GLOBS.each(globs.clone(), key, |pattern| everywhere(pattern));
+            let (first, turned) = turned(&globs, known.next_glob);
+            let mut found = GLOBS.each(turned, key, |pattern| everywhere(pattern));
+            known.next_glob = next(&found, first);
+            found.rotate_right(first);
             known.globs.retain(|pattern, _| globs.contains(pattern));
             for (pattern, answer) in globs.into_iter().zip(found) {
                 let answer = match answer {
@@ -150,6 +151,19 @@ impl Files<'_> {
     }
 }
 
+/// All of them, beginning with another one.
+fn turned<T: Clone>(items: &[T], first: usize) -> (usize, Vec<T>) {
+    let first = if items.is_empty() { 0 } else { first % items.len() };
+    let mut turned = items.to_vec();
+    turned.rotate_left(first);
+    (first, turned)
+}
+
+/// The first one that there was no time for.
+fn next<T>(answers: &[Result<T, Unknown>], first: usize) -> usize {
+    answers.iter().position(|a| matches!(a, Err(Unknown::Late))).map_or(0, |late| first + late)
+}
+
 fn key(mounts: &OnceCell<Mounts>, file: &Path) -> Key {
     mounts.get_or_init(Mounts::now).key(file, 0)
 }
@@ -170,6 +184,15 @@ fn everywhere(pattern: &str) -> Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_that_came_late_come_first_the_next_time() {
+        let (first, items) = turned(&[0, 1, 2, 3], 6);
+        assert_eq!((first, &items[..]), (2, &[2, 3, 0, 1][..]));
+        assert_eq!(next(&[Ok(2), Ok(3), Ok(0), Err(Unknown::Late)], first) % 4, 1);
+        assert_eq!(next(&[Ok(2), Err::<i32, _>(Unknown::Silent)], first), 0);
+        assert_eq!(turned::<i32>(&[], 5), (0, Vec::new()));
+    }
 
     #[test]
     fn files_are_found_read_and_watched_within_bounds() {
