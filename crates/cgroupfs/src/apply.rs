@@ -1,7 +1,8 @@
 //! Runs a plan's actions. One that fails never stops the others; every write is read back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ use crate::file::{Standing, put, put_to_read, text, text_at, text_of};
 use crate::host::Host;
 use crate::mark::{Identity, Marks};
 use crate::paths::{Tree, target};
-use crate::{Fault, drain};
+use crate::slow::{self, Put};
+use crate::{Fault, doing, drain};
 use places::Places;
 
 /// What became of one action.
@@ -35,6 +37,10 @@ pub enum Outcome {
         #[serde(flatten)]
         fault: Fault,
     },
+    /// The kernel is still at it, and has the time that it needs; it is looked at again.
+    Pending { why: String },
+    /// Its group, or one above, could not be made; that was told.
+    Skipped,
 }
 
 /// A mount of the host by number, and a group in it.
@@ -42,6 +48,10 @@ pub(crate) type Key = (usize, GroupPath);
 
 /// Groups that keep forking must not keep the next document waiting; they are tried again later.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Writes that may take long are waited for so long, each and all together; then they go on by themselves.
+const MOMENT: Duration = Duration::from_millis(200);
+const MOMENTS: Duration = Duration::from_secs(1);
 
 /// Hands controllers to the groups below (v2).
 const SUBTREE: &str = "cgroup.subtree_control";
@@ -71,6 +81,14 @@ pub struct Apply<'a> {
     announced: Option<usize>,
     /// All removals together have this long.
     deadline: Instant,
+    /// Groups that were made by these actions, and that could not be.
+    made: BTreeSet<Key>,
+    unmade: BTreeSet<Key>,
+    /// The file of a group whose write has not ended.
+    waiting: BTreeMap<Key, String>,
+    /// How long one slow write is waited for, and what is left for all of them.
+    moment: Duration,
+    moments: Duration,
 }
 
 impl<'a> Apply<'a> {
@@ -112,7 +130,19 @@ impl<'a> Apply<'a> {
             bandwidth: HashMap::new(),
             announced: None,
             deadline: Instant::now() + PATIENCE,
+            made: BTreeSet::new(),
+            unmade: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            moment: MOMENT,
+            moments: MOMENTS,
         }
+    }
+
+    /// Nothing else waits: slow writes have this long, all together.
+    #[must_use]
+    pub fn patient(mut self, patience: Duration) -> Self {
+        (self.moment, self.moments) = (patience, patience);
+        self
     }
 
     /// Runs one action.
@@ -120,13 +150,18 @@ impl<'a> Apply<'a> {
         let trees = self.trees.clone();
         let Some(key) = key(self.host, action) else { return Outcome::AlreadySo };
         let Some(tree) = trees.get(key.0) else { return Outcome::AlreadySo };
+        if self.is_unmade(&key) && !matches!(action.op, Op::EnableAbove { .. } | Op::Remove) {
+            return Outcome::Skipped;
+        }
         if let Err(fault) = self.places.hold(tree, &key, &action.op) {
             return Outcome::Failed { fault };
         }
         let result = match &action.op {
             Op::EnableAbove { controllers } => enable_above(tree, controllers),
             Op::Settle => drain::settle(tree, &key.1, self.deadline).map(|()| Outcome::Done { kept: None }),
-            Op::Create => self.create(tree, &key),
+            Op::Create => self.create(tree, &key).inspect_err(|_| {
+                self.unmade.insert(key.clone());
+            }),
             Op::Adopt { .. } => {
                 self.marks.entry(key.clone()).or_insert_with(|| self.identity.fresh(tree.version));
                 self.announce(tree, &key).map(|()| Outcome::Done { kept: None })
@@ -168,6 +203,24 @@ impl<'a> Apply<'a> {
         faults
     }
 
+    fn is_unmade(&self, (mount, group): &Key) -> bool {
+        let failed = |path: &GroupPath| self.unmade.contains(&(*mount, path.clone()));
+        !self.unmade.is_empty() && (failed(group) || group.ancestors().any(|up| failed(&up)))
+    }
+
+    /// Writes one value. Nobody is in a group that was just made: there nothing takes long.
+    fn put(&mut self, key: &Key, path: &Path, file: &str, value: &str) -> Put {
+        if !slow::may_be(file) || self.made.contains(key) {
+            let (above, at) = self.places.file(key, file, path);
+            return Put::Ended(put_to_read(above, at, value));
+        }
+        let began = Instant::now();
+        let open = self.places.directory(key).and_then(|open| open.try_clone().ok());
+        let result = slow::put_patiently(path, open, value, self.moment.min(self.moments));
+        self.moments = self.moments.saturating_sub(began.elapsed());
+        result
+    }
+
     /// Marks that the ledger keeps are on the disk before a knob is written: those of all groups of the hierarchy that
     /// are about to be, so that the disk is waited for once. That they cannot be kept is told at the end; it only means
     /// that later less is undone.
@@ -199,8 +252,12 @@ impl<'a> Apply<'a> {
             create_above(tree)?;
         }
         let mut mark = self.identity.fresh(tree.version);
+        doing::at("mkdir", &dir);
         let outcome = match self.places.make(tree, key) {
-            Ok(()) => Outcome::Done { kept: None },
+            Ok(()) => {
+                self.made.insert(key.clone());
+                Outcome::Done { kept: None }
+            }
             Err(e) if e.code == libc::EEXIST && !self.places.covers(key) => {
                 // Somebody was faster; it may be somebody else's now.
                 let standing = Standing::of(&dir).map_err(|e| Fault::new("mkdir", &dir, &e))?;
@@ -240,6 +297,9 @@ impl<'a> Apply<'a> {
             // Half of a limit would be another limit.
             return Err(fault.clone());
         }
+        if let Some(file) = self.waiting.get(key).filter(|f| f.split('.').next() == write.file.split('.').next()) {
+            return Ok(Outcome::Pending { why: format!("{} waits: {file} is still being written", write.file) });
+        }
         let path = tree.file(&key.1, &write.file);
         // Each value is a device of its own in the files that have several: one bad device blocks no other.
         let (mut first_fault, mut open) = (None, None);
@@ -250,8 +310,11 @@ impl<'a> Apply<'a> {
                     let (file, value) = target(file, value);
                     let own = file == write.file;
                     let path = tree.file(&key.1, file);
-                    let (above, at) = self.places.file(key, file, &path);
-                    match put_to_read(above, at, value).map(|file| open = Some(file).filter(|_| own)) {
+                    let Put::Ended(put_to_read) = self.put(key, &path, file, value) else {
+                        self.waiting.insert(key.clone(), file.to_owned());
+                        return Ok(Outcome::Pending { why: still(file, value) });
+                    };
+                    match put_to_read.map(|file| open = Some(file).filter(|_| own)) {
                         // v2 takes no empty cpuset back while processes are in the group: all that the parent has
                         // means the same, until the parent changes.
                         Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && value == "\n" => {
@@ -274,6 +337,7 @@ impl<'a> Apply<'a> {
             return Err(fault);
         }
         let Some(want) = &write.want else { return Ok(Outcome::Done { kept: None }) };
+        let own = open.is_some();
         let (above, at) = self.places.file(key, &write.file, &path);
         let read = match &open {
             Some(file) => text_of(file),
@@ -290,6 +354,7 @@ impl<'a> Apply<'a> {
             // What stands there may be somebody's, who wrote it after us.
             return Err(Fault::new("keep", &path, &std::io::Error::from_raw_os_error(libc::EPERM)).with_value(&now));
         }
+        let kept = kept.filter(|first| !own || !is_changed_by_others(above, at, write, first));
         if write.record.is_none() {
             self.forget(key, &write.file);
         } else if let Some(set) = self.marks.get_mut(key).and_then(|m| m.files.get_mut(&write.file))
@@ -328,6 +393,12 @@ impl<'a> Apply<'a> {
     }
 
     fn remove(&mut self, tree: &Tree, key: &Key) -> Result<Outcome, Fault> {
+        if let Some(file) = slow::under_way(&tree.dir(&key.1)) {
+            // The kernel would keep us, and whoever else works on groups, waiting for it.
+            return Ok(Outcome::Pending {
+                why: format!("it is not removed yet: {} is still being written", file.display()),
+            });
+        }
         let stays = |p: &GroupPath| !self.going.contains(&(key.0, p.clone()));
         let seats = key.1.ancestors().filter(stays).map(|p| tree.seat(&p)).filter(|seat| *seat != key.1);
         let refuge: Vec<PathBuf> = seats.map(|seat| tree.members(&seat)).collect();
@@ -338,6 +409,20 @@ impl<'a> Apply<'a> {
         self.dirty.remove(key);
         Ok(if gone { Outcome::Done { kept: None } } else { Outcome::AlreadySo })
     }
+}
+
+/// Somebody else may have written between our write and our look: only what becomes of a value twice is the kernel's doing.
+fn is_changed_by_others(above: BorrowedFd<'_>, path: &Path, write: &Write, first: &str) -> bool {
+    let [value] = &write.to[..] else { return false };
+    if write.file == SUBTREE || slow::may_be(&write.file) {
+        return false;
+    }
+    put_to_read(above, path, value).and_then(|file| text_of(&file)).is_ok_and(|again| again.trim() != first)
+}
+
+fn still(file: &str, value: &str) -> String {
+    let why = if file.starts_with("memory.") { "still reclaiming" } else { "still moving pages" };
+    format!("{why}: the kernel is at {file} = {}; the rest goes on, and it is looked at again", value.trim())
 }
 
 /// `None`: its hierarchy is not mounted any more.

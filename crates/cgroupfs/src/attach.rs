@@ -15,7 +15,7 @@ use crate::file::{Standing, proc_dir, put, text};
 use crate::host::{Host, Mount, Parents, V2_LABEL};
 use crate::mark::Identity;
 use crate::paths::{Tree, cgroup_of};
-use crate::{Fault, procs};
+use crate::{Fault, doing, procs};
 
 /// Where the kernel shows everybody who is on the way out, in every v1 hierarchy.
 const ROOT: &str = "/";
@@ -297,6 +297,7 @@ impl<'a> Batch<'a> {
             let path = path();
             crate::file::open(&path).map_err(|e| Fault::new("open", &path, &e))
         });
+        doing::at("move", &path());
         let fault = match target {
             Ok(file) => match nix::unistd::write(&*file, step.pid.to_string().as_bytes()) {
                 Ok(_) => return true,

@@ -1,12 +1,19 @@
 //! Disks: the whole ones of this machine, and ones named by path. A path need not be seen to be known: a service whose
 //! /dev is its own asks init, or finds a disk's number in /sys and in udev's database.
 
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use cgrove_core::knobs::DevId;
 
+use crate::outside::{DISKS, Mounts};
 use crate::view;
+
+/// What each path meant when it last answered: a limit is not undone because a file system is silent.
+static ANSWERED: Mutex<BTreeMap<String, DevId>> = Mutex::new(BTreeMap::new());
 
 /// The disks with hardware, or a hypervisor, behind them: neither loop, ram, zram nor device-mapper.
 pub(crate) fn whole() -> Vec<DevId> {
@@ -17,8 +24,29 @@ pub(crate) fn whole() -> Vec<DevId> {
     ids
 }
 
+/// The block devices that these paths name, as far as they are any.
+pub(crate) fn found<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<(String, DevId)> {
+    let paths: Vec<String> = paths.map(str::to_owned).collect();
+    if paths.is_empty() {
+        return Vec::new();
+    }
+    let mounts = OnceCell::new();
+    let key = |path: &String| mounts.get_or_init(Mounts::now).key(Path::new(path), 0);
+    let answers = DISKS.each(paths.clone(), key, |path| at(Path::new(path)));
+    let mut answered = ANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    answered.retain(|path, _| paths.contains(path));
+    for (path, answer) in paths.iter().zip(answers) {
+        match answer {
+            Ok(Some(number)) => drop(answered.insert(path.clone(), number)),
+            Ok(None) => drop(answered.remove(path)),
+            Err(_) => {}
+        }
+    }
+    answered.iter().map(|(path, number)| (path.clone(), *number)).collect()
+}
+
 /// The block device at this path, `/dev/sda` or `/dev/disk/by-id/...`; `None` when there is none.
-pub(crate) fn at(path: &Path) -> Option<DevId> {
+fn at(path: &Path) -> Option<DevId> {
     seen(path).or_else(|| known(path, Path::new("/sys"), Path::new("/run/udev/data")))
 }
 

@@ -7,9 +7,9 @@ use nix::errno::Errno;
 
 use cgrove_core::ids::GroupPath;
 
-use crate::Fault;
 use crate::file::{put, text};
 use crate::paths::Tree;
+use crate::{Fault, doing};
 
 /// How long a group may keep forking or the kernel keep it busy before we try again later.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -25,6 +25,7 @@ pub(crate) fn remove(dir: &Path, members: &Members<'_>, refuge: &[PathBuf], late
     let mut stuck: Option<Fault> = None;
     let mut pause = Duration::from_micros(200);
     loop {
+        doing::at("rmdir", dir);
         match std::fs::remove_dir(dir) {
             Ok(()) => return Ok(true),
             Err(e) if e.raw_os_error() == Some(Errno::ENOENT as i32) => return Ok(false),

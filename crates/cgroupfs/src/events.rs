@@ -6,16 +6,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType, bind, recvfrom, send, socket_with,
+};
 
 /// include/uapi/linux/connector.h, cn_proc.h, netlink.h.
 const CN_IDX_PROC: u32 = 1;
 const CN_VAL_PROC: u32 = 1;
 const PROC_CN_MCAST_LISTEN: u32 = 1;
+const PROC_CN_MCAST_IGNORE: u32 = 2;
 const NLMSG_DONE: u16 = 3;
 const HEADERS: usize = 16 + 20;
 const EXEC: u32 = 0x2;
 const UID: u32 = 0x4;
+
+/// Messages that are taken at a time: whoever forks without end must not keep us reading.
+const MOST: usize = 2000;
 
 /// Non-blocking; poll its descriptor, then [`ProcEvents::drain`].
 pub struct ProcEvents(OwnedFd);
@@ -25,34 +31,55 @@ impl ProcEvents {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::CONNECTOR))?;
         bind(&fd, &SocketAddrNetlink::new(0, CN_IDX_PROC))?;
-        let mut message = Vec::with_capacity(HEADERS + 4);
-        let length = u32::try_from(HEADERS + 4).unwrap_or(0);
-        message.extend_from_slice(&length.to_ne_bytes());
-        message.extend_from_slice(&NLMSG_DONE.to_ne_bytes());
-        message.extend_from_slice(&[0; 10]); // flags, sequence, port
-        message.extend_from_slice(&CN_IDX_PROC.to_ne_bytes());
-        message.extend_from_slice(&CN_VAL_PROC.to_ne_bytes());
-        message.extend_from_slice(&[0; 8]); // sequence, acknowledgement
-        message.extend_from_slice(&4u16.to_ne_bytes());
-        message.extend_from_slice(&[0; 2]); // flags
-        message.extend_from_slice(&PROC_CN_MCAST_LISTEN.to_ne_bytes());
-        send(&fd, &message, SendFlags::empty())?;
+        send(&fd, &control(&[PROC_CN_MCAST_LISTEN]), SendFlags::empty())?;
+        // Since Linux 6.6 only these kinds need be announced; before, the kernel takes no notice of such a message.
+        let _ = send(&fd, &control(&[PROC_CN_MCAST_LISTEN, EXEC | UID]), SendFlags::empty());
         Ok(Self(fd))
     }
 
-    /// The processes of all events that are there; `None` when some were lost.
+    /// The processes of all events that are there; `None` when some were lost, or there are too many to take each by itself.
     pub fn drain(&self) -> Option<Vec<i32>> {
         let mut pids = Vec::new();
+        let mut lost = false;
         let mut buffer = [MaybeUninit::<u8>::uninit(); 1024];
-        loop {
-            match recv(&self.0, &mut buffer, RecvFlags::empty()) {
-                Ok(((bytes, _), _)) => pids.extend(parse(bytes)),
-                Err(Errno::INTR) => {}
-                Err(Errno::NOBUFS) => return None,
-                Err(_) => return Some(pids),
+        for _ in 0..MOST {
+            match recvfrom(&self.0, &mut buffer, RecvFlags::empty()) {
+                Ok(((bytes, _), _, from)) if of_kernel(from.as_ref()) => pids.extend(parse(bytes)),
+                // Whoever may open such a socket can send to ours.
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::NOBUFS) => lost = true,
+                Err(_) => return Some(pids).filter(|_| !lost),
             }
         }
+        None
     }
+}
+
+/// The kernel goes on announcing to nobody, before Linux 6.6, unless it is told.
+impl Drop for ProcEvents {
+    fn drop(&mut self) {
+        let _ = send(&self.0, &control(&[PROC_CN_MCAST_IGNORE]), SendFlags::empty());
+    }
+}
+
+fn of_kernel(from: Option<&SocketAddrAny>) -> bool {
+    from.and_then(|from| SocketAddrNetlink::try_from(from.clone()).ok()).is_some_and(|from| from.pid() == 0)
+}
+
+/// A message to the kernel's connector with these numbers.
+fn control(words: &[u32]) -> Vec<u8> {
+    let body = words.len() * 4;
+    let mut message = Vec::with_capacity(HEADERS + body);
+    message.extend_from_slice(&u32::try_from(HEADERS + body).unwrap_or(0).to_ne_bytes());
+    message.extend_from_slice(&NLMSG_DONE.to_ne_bytes());
+    message.extend_from_slice(&[0; 10]); // flags, sequence, port
+    message.extend_from_slice(&CN_IDX_PROC.to_ne_bytes());
+    message.extend_from_slice(&CN_VAL_PROC.to_ne_bytes());
+    message.extend_from_slice(&[0; 8]); // sequence, acknowledgement
+    message.extend_from_slice(&u16::try_from(body).unwrap_or(0).to_ne_bytes());
+    message.extend_from_slice(&[0; 2]); // flags
+    words.iter().for_each(|word| message.extend_from_slice(&word.to_ne_bytes()));
+    message
 }
 
 impl AsFd for ProcEvents {

@@ -12,6 +12,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fst
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
+use crate::doing;
+
 /// `/proc/PID`, and what is in it.
 pub fn proc_dir(pid: i32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
@@ -96,14 +98,21 @@ pub(crate) fn text_of(file: &File) -> io::Result<String> {
 
 /// One write(2): cgroup files take a whole value in one call.
 pub(crate) fn put(path: &Path, value: &str) -> io::Result<()> {
-    open(path)?.write_all(value.as_bytes())
+    put_at(CWD, path, value)
 }
 
-/// The same, below an open directory if the path is not a whole one; the file stays open, so that what the kernel made of the value is read without finding it again.
+/// The same, below an open directory if the path is not a whole one.
+pub(crate) fn put_at(above: BorrowedFd<'_>, path: &Path, value: &str) -> io::Result<()> {
+    open_for(above, path, OFlags::WRONLY)?.write_all(value.as_bytes())
+}
+
+/// The same, below an open directory if the path is not a whole one; the file stays open, so that what the kernel made
+/// of the value is read without finding it again. A new memory limit does not wait for memory to be taken back (since
+/// Linux 6.16).
 pub(crate) fn put_to_read(above: BorrowedFd<'_>, path: &Path, value: &str) -> io::Result<File> {
-    let mut file = match open_for(above, path, OFlags::RDWR) {
+    let mut file = match open_for(above, path, OFlags::RDWR | OFlags::NONBLOCK) {
         // Some files can only be written (devices.allow).
-        Err(e) if e.raw_os_error() == Some(libc::EACCES) => open_for(above, path, OFlags::WRONLY)?,
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => open_for(above, path, OFlags::WRONLY | OFlags::NONBLOCK)?,
         result => result?,
     };
     file.write_all(value.as_bytes())?;
@@ -154,6 +163,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 }
 
 fn open_for(above: BorrowedFd<'_>, path: &Path, access: OFlags) -> io::Result<File> {
+    doing::at("write", path);
     let flags = access | OFlags::CLOEXEC;
     let file = match openat2(above, path, flags, Mode::empty(), NO_LINKS) {
         Ok(fd) => File::from(fd),

@@ -76,7 +76,7 @@ impl Host {
     /// The same host, with the disks found that a document names by path.
     #[must_use]
     pub fn knowing<'a>(mut self, paths: impl Iterator<Item = &'a str>) -> Self {
-        self.machine.devices.extend(paths.filter_map(|path| Some((path.to_owned(), disks::at(Path::new(path))?))));
+        self.machine.devices.extend(disks::found(paths));
         self
     }
 
@@ -147,6 +147,14 @@ pub fn parse_mountinfo(text: &str, dir: &Path) -> Vec<Mount> {
 /// Every mount point.
 fn mount_points(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
     mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| PathBuf::from(unescape(point)))
+}
+
+/// Every mount point with its file system's type.
+pub(crate) fn mount_kinds(mountinfo: &str) -> impl Iterator<Item = (PathBuf, String)> {
+    mountinfo.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        Some((PathBuf::from(unescape(left.split(' ').nth(4)?)), right.split(' ').next()?.to_owned()))
+    })
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.

@@ -1,9 +1,11 @@
 //! cgrove's kernel half, in the order in which it is used. Blocking; the daemon runs it on threads of its own.
 
 mod disks;
+pub mod doing;
 mod fault;
 mod file;
 pub mod host;
+pub mod outside;
 pub mod paths;
 
 pub mod mark;
@@ -13,6 +15,7 @@ pub mod survey;
 
 pub mod apply;
 mod drain;
+mod slow;
 
 pub mod view;
 

@@ -121,7 +121,7 @@ impl Notices {
         Heard { notices, tree: tree || added }
     }
 
-    /// Says whether any place was not watched before.
+    /// Says whether any place is watched that was not before.
     fn watch(&mut self, places: &[Place], mut out: Vec<Notice>) -> (Vec<Notice>, bool) {
         let mut kept = HashSet::with_capacity(places.len());
         let mut made = HashSet::new();
@@ -144,11 +144,11 @@ impl Notices {
                 }
                 self.muted.remove(&key);
             }
-            added = true;
             let Ok(wd) = self.inotify.add_watch(&place.dir(), TREE) else {
                 self.unwatched += 1;
                 continue;
             };
+            added = true;
             kept.insert(wd);
             self.known.set_watch(place.hierarchy(), group, wd);
             self.known.appear(place.hierarchy(), group.clone(), &mut out);

@@ -19,7 +19,7 @@ use crate::file::{Standing, proc_dir, text, text_at};
 use crate::host::{Host, Mount, Parents};
 use crate::mark::{Found, Identity, Marks};
 use crate::paths::{Tree, cgroup_of};
-use crate::{Fault, procs};
+use crate::{Fault, doing, procs};
 
 /// What to look at.
 pub struct Scope<'a> {
@@ -176,6 +176,9 @@ pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> Control
         let mut todo = vec![(top, GroupPath::root())];
         while let Some((dir, path)) = todo.pop() {
             for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if host.covered.contains(&entry.path()) {
+                    continue;
+                }
                 let Some(group) = entry.file_name().to_str().and_then(|name| path.child(name)) else { continue };
                 let dir = entry.path();
                 let Ok(stat) = statat(CWD, &dir, AtFlags::SYMLINK_NOFOLLOW) else { continue };
@@ -227,16 +230,18 @@ struct Way<'a> {
 impl Walk<'_> {
     /// One group and everything below. What vanishes is left out; what cannot be read is pinned, and the rest goes on.
     fn group(&mut self, path: &GroupPath, dir: &Path, way: Way<'_>) {
-        let (links, standing) = match statat(way.above, way.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => (stat.st_nlink, Standing::from(&stat)),
-            Err(Errno::NOENT) => return,
-            Err(_) => return self.pin(path, "it cannot be read"),
-        };
+        doing::at("read", dir);
+        // First: what is mounted there may never answer.
         if self.scope.host.covered.contains(dir) {
             let mark = Marked::Foreign("something else is mounted over it, see findmnt".into());
             self.groups.insert(path.clone(), Group { mark, ..Group::default() });
             return self.pin(path, "something else is mounted over it");
         }
+        let (links, standing) = match statat(way.above, way.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => (stat.st_nlink, Standing::from(&stat)),
+            Err(Errno::NOENT) => return,
+            Err(_) => return self.pin(path, "it cannot be read"),
+        };
         let at_root = path.is_root() && self.tree.parent.is_root();
         let declared = self.declares(path);
         let exposed = self.mount.version == Version::V1 && (way.exposed || standing.others);

@@ -1,10 +1,11 @@
 //! One pass over /proc: every process with its parent, start time and kind.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cgrove_core::placement::{Process, Processes};
 use cgrove_core::rules::{AllTraits, Needs, Traits};
@@ -12,6 +13,7 @@ use cgrove_core::rules::{AllTraits, Needs, Traits};
 use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
 
 use crate::file::{self, proc_dir};
+use crate::outside::{COMMAND_LINES, Key, Lane, Mounts, PROGRAMS, Unknown};
 use crate::view;
 
 /// Names have 16 bytes, 64 for kernel threads; some fifty numbers follow, of 20 digits at most.
@@ -35,6 +37,7 @@ pub fn scan_again(needs: Needs, processes: &mut Processes, traits: &mut AllTrait
     let (mut born, mut listed) = (HashSet::new(), HashSet::new());
     let Ok(proc) = std::fs::File::open("/proc") else { return born };
     let mut buffer = [0; LONGEST_STAT];
+    let mut look = Look::new(needs);
     for entry in Dir::read_from(&proc).into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok()) else { continue };
         listed.insert(pid);
@@ -43,51 +46,130 @@ pub fn scan_again(needs: Needs, processes: &mut Processes, traits: &mut AllTrait
         }
         let Some(process) = stat(proc.as_fd(), format!("{pid}/stat"), &mut buffer) else { continue };
         if needs.any() && !process.kernel {
-            traits.insert(pid, traits_of(&proc_dir(pid), needs));
+            look.begin(pid);
         }
         processes.insert(pid, process);
         born.insert(pid);
     }
+    traits.extend(look.finish());
     processes.retain(|pid, _| listed.contains(pid));
     traits.retain(|pid, _| listed.contains(pid));
     born
 }
 
-fn traits_of(dir: &Path, needs: Needs) -> Traits {
-    let mut out = Traits::default();
-    if needs.uid {
-        out.uid = std::fs::metadata(dir).map_or(u32::MAX, |m| m.uid());
-    }
-    if needs.exe {
-        out.exe = program(dir).unwrap_or_default();
-    }
-    if needs.cmdline {
-        let mut text = Vec::new();
-        let opened = std::fs::File::open(dir.join("cmdline"));
-        let _ = opened.and_then(|file| file.take(LONGEST_COMMAND).read_to_end(&mut text));
-        let words = text.split(|b| *b == 0).filter(|w| !w.is_empty()).map(String::from_utf8_lossy);
-        out.cmdline = words.collect::<Vec<_>>().join(" ");
-    }
-    out
+/// These processes, with what rules look at; those that are gone are left out.
+pub fn look(pids: impl Iterator<Item = i32>, needs: Needs) -> Vec<(Process, Traits)> {
+    let mut look = Look::new(needs);
+    let processes: Vec<Process> = pids.filter_map(read).collect();
+    processes.iter().for_each(|process| look.begin(process.pid));
+    let mut traits = look.finish();
+    processes.into_iter().map(|p| (p, traits.remove(&p.pid).unwrap_or_default())).collect()
 }
 
-/// One process, with what rules look at.
-pub fn look(pid: i32, needs: Needs) -> Option<(Process, Traits)> {
-    Some((read(pid)?, traits_of(&proc_dir(pid), needs)))
+/// What rules look at, of some processes. What may hang is asked at the end, of all of them together.
+struct Look {
+    needs: Needs,
+    traits: AllTraits,
+    /// Processes by user whose program's path the kernel would have to ask a file system about.
+    programs: Vec<(i32, u32, PathBuf)>,
+    /// Processes by user.
+    lines: Vec<(i32, u32)>,
+}
+
+impl Look {
+    fn new(needs: Needs) -> Self {
+        Self { needs, traits: AllTraits::new(), programs: Vec::new(), lines: Vec::new() }
+    }
+
+    fn begin(&mut self, pid: i32) {
+        let dir = proc_dir(pid);
+        let uid = std::fs::metadata(&dir).map_or(u32::MAX, |m| m.uid());
+        let mut traits = Traits { uid, ..Traits::default() };
+        if self.needs.exe {
+            match program(&dir) {
+                Program::Is(path) => traits.exe = path,
+                Program::No => {}
+                Program::Ask(path) => self.programs.push((pid, uid, path)),
+            }
+        }
+        if self.needs.cmdline {
+            self.lines.push((pid, uid));
+        }
+        self.traits.insert(pid, traits);
+    }
+
+    fn finish(mut self) -> AllTraits {
+        let mounts = OnceCell::new();
+        let key = |(_, uid, path): &(i32, u32, PathBuf)| mounts.get_or_init(Mounts::now).key(path, *uid);
+        let answers = ask(&PROGRAMS, &self.programs, key, |(pid, _, path)| stands_there(&proc_dir(*pid), path));
+        for ((pid, ..), answer) in self.programs.iter().zip(answers) {
+            let Some(traits) = self.traits.get_mut(pid) else { continue };
+            match answer {
+                Ok(path) => traits.exe = path.unwrap_or_default(),
+                Err(_) => traits.unknown.exe = true,
+            }
+        }
+        // A process that keeps its own memory locked keeps whoever reads its arguments waiting.
+        let key = |(pid, uid): &(i32, u32)| Key { what: pid.to_string(), owner: *uid };
+        let answers = ask(&COMMAND_LINES, &self.lines, key, |(pid, _)| command_line(&proc_dir(*pid)));
+        for ((pid, _), answer) in self.lines.iter().zip(answers) {
+            let Some(traits) = self.traits.get_mut(pid) else { continue };
+            match answer {
+                Ok(line) => traits.cmdline = line,
+                Err(_) => traits.unknown.cmdline = true,
+            }
+        }
+        self.traits
+    }
+}
+
+fn ask<I: Clone + Send + Sync + 'static, O: Send + 'static>(
+    lane: &Lane,
+    items: &[I],
+    key: impl Fn(&I) -> Key,
+    work: impl Fn(&I) -> O + Send + Sync + 'static,
+) -> Vec<Result<O, Unknown>> {
+    if items.is_empty() { Vec::new() } else { lane.each(items.to_vec(), key, work) }
+}
+
+fn command_line(dir: &Path) -> String {
+    let mut text = Vec::new();
+    let opened = std::fs::File::open(dir.join("cmdline"));
+    let _ = opened.and_then(|file| file.take(LONGEST_COMMAND).read_to_end(&mut text));
+    let words = text.split(|b| *b == 0).filter(|w| !w.is_empty()).map(String::from_utf8_lossy);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// What can be said of a program without asking its file system.
+enum Program {
+    Is(String),
+    No,
+    /// A file system has to be asked what stands at this path.
+    Ask(PathBuf),
 }
 
 /// The program's path as this host knows it. A process with mounts of its own may call any file anything: its path
 /// counts only if it is the very file that stands there, or, when that was replaced, if the mounts are init's.
-fn program(dir: &Path) -> Option<String> {
+fn program(dir: &Path) -> Program {
     let link = dir.join("exe");
-    let shown = std::fs::read_link(&link).ok()?.to_string_lossy().into_owned();
-    if let Some(path) = shown.strip_suffix(" (deleted)") {
+    let Ok(shown) = std::fs::read_link(&link) else { return Program::No };
+    let text = shown.to_string_lossy();
+    if let Some(path) = text.strip_suffix(" (deleted)") {
         let mounts = |proc: &Path| std::fs::read_link(proc.join("ns/mnt")).ok();
-        return (mounts(dir)? == mounts(&proc_dir(1))?).then(|| path.to_owned());
+        let of_init = mounts(dir).is_some_and(|own| Some(own) == mounts(&proc_dir(1)));
+        return if of_init { Program::Is(path.to_owned()) } else { Program::No };
     }
-    let real = std::fs::metadata(&link).ok()?;
-    let is_it = view::metadata(Path::new(&shown)).any(|named| (real.dev(), real.ino()) == (named.dev(), named.ino()));
-    is_it.then_some(shown)
+    match view::identity(CWD, &link) {
+        Some(real) if view::remembered(&shown) == Some(real) => Program::Is(text.into_owned()),
+        _ => Program::Ask(shown),
+    }
+}
+
+/// The same, of a path that has to be looked up: here, and as init finds it.
+fn stands_there(dir: &Path, shown: &Path) -> Option<String> {
+    let real = std::fs::metadata(dir.join("exe")).ok()?;
+    let is_it = view::metadata(shown).any(|named| (real.dev(), real.ino()) == (named.dev(), named.ino()));
+    is_it.then(|| shown.to_string_lossy().into_owned())
 }
 
 /// One process, if it still runs (zombies do not: nothing of them can be moved).

@@ -2,12 +2,12 @@
 //! reached through init's root directory, which is opened once. Links are followed as init follows them.
 
 use std::fs::{File, Metadata};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
 use rustix::io::Errno;
 
 use crate::file::proc_dir;
@@ -92,10 +92,21 @@ pub(crate) fn metadata(path: &Path) -> impl Iterator<Item = Metadata> {
     std::fs::metadata(path).ok().into_iter().chain(theirs)
 }
 
-/// A glob to be read beside `pattern`, and what its paths begin with that is not the node's; `None` where there is one
-/// view only.
-pub fn hidden_glob(pattern: &str) -> Option<(String, PathBuf)> {
-    let root = by_number(root()?);
-    let pattern = root.join(pattern.strip_prefix('/').unwrap_or(pattern));
-    Some((pattern.to_str()?.to_owned(), root))
+/// Which file something is: its file system and number, asked of nobody but the kernel.
+pub(crate) fn identity(above: impl AsFd, path: &Path) -> Option<(u32, u32, u64)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let told = statx(above, path, flags, StatxFlags::INO).ok()?;
+    Some((told.stx_dev_major, told.stx_dev_minor, told.stx_ino))
+}
+
+/// What stands at a path here, if the kernel knows it without asking the file system, which may never answer.
+pub(crate) fn remembered(path: &Path) -> Option<(u32, u32, u64)> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
+    identity(&found, Path::new(""))
+}
+
+/// Where init's view of the node begins; `None` where there is one view only.
+pub fn hidden_root() -> Option<PathBuf> {
+    Some(by_number(root()?))
 }

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cgrove_cgroupfs::apply::{Apply, Outcome};
 use cgrove_cgroupfs::attach::Origins;
@@ -12,19 +14,23 @@ use cgrove_cgroupfs::mark::take_over;
 use cgrove_cgroupfs::notices::{Ground, Place};
 use cgrove_cgroupfs::observe::{Scope, lingering, parents_stand};
 use cgrove_cgroupfs::paths::Tree;
-use cgrove_cgroupfs::{Fault, lock};
+use cgrove_cgroupfs::{Fault, doing, lock};
 use cgrove_core::actual::{Actual, Version};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::{Action, Approval, Note, Op, Plan, Removal, covers, plan};
 use tracing::field::Empty;
 
+use crate::claims::{Answers, Files};
 use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::state::{Keeper, Memory};
 use crate::tasks::{Sources, Subject, Synced};
 use crate::traces::step;
 use cgrove_config::Config;
+
+/// How long `cgrove apply` waits for writes that take long.
+const ONCE: Duration = Duration::from_secs(60);
 
 /// What holds between rounds.
 pub(crate) struct Engine {
@@ -40,6 +46,8 @@ pub(crate) struct Engine {
     pub(crate) sources: Option<Sources>,
     /// What was wrong with marks at the last look.
     trouble: Vec<String>,
+    /// What pid files and globs answered.
+    answers: Arc<Answers>,
     /// Beats with each action.
     pub(crate) pulse: Option<Pulse>,
     /// Hears of each action of a long round.
@@ -81,6 +89,7 @@ impl Engine {
             refused: Vec::new(),
             sources: None,
             trouble: Vec::new(),
+            answers: Arc::default(),
             pulse: None,
             progress: None,
         })
@@ -121,6 +130,7 @@ impl Engine {
         let mut approval = self.memory.approval(previous.filter(|_| self.memory.is_first(digest)));
         let mut plan = {
             let _step = step!("plan");
+            doing::at("plan", "".as_ref());
             let plan_with = |approval: &Approval| plan(desired, &actual, &config.cgroup.policy, approval);
             let plan = plan_with(&approval);
             if self.memory.held_lost() {
@@ -135,6 +145,10 @@ impl Engine {
         plan.notes.extend(trouble.iter().map(|why| about_marks(why)));
         self.trouble = trouble;
         let mut apply = Apply::new(&host, identity, &actual, &plan.actions);
+        if self.pulse.is_none() {
+            // A command ends with its round: there is no later.
+            apply = apply.patient(ONCE);
+        }
         let prepared: Vec<Action> = made.iter().map(|(action, _)| action.clone()).collect();
         let mut outcomes = made;
         let is_removal = |a: &&Action| a.op == Op::Remove;
@@ -147,7 +161,7 @@ impl Engine {
         drop(applying);
         self.refused.clone_from(&plan.refused);
         let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
-        let subject = Subject { config: &config, host: &host, desired, refused: &refused };
+        let subject = Subject { config: &config, host: &host, desired, refused: &refused, answers: &self.answers };
         let (sources, tasks) = {
             let _step = step!("place processes");
             let sources = subject.sources();
@@ -161,7 +175,7 @@ impl Engine {
         for action in plan.due().filter(is_removal).filter(|_| wait.is_none()) {
             self.beat(outcomes.len(), total);
             let outcome = apply.run(action);
-            if !matches!(outcome, Outcome::Failed { .. }) {
+            if matches!(outcome, Outcome::Done { .. } | Outcome::AlreadySo) {
                 self.memory.removed(&(action.hierarchy.clone(), action.group.clone()));
                 removed = true;
             }
@@ -200,12 +214,18 @@ impl Engine {
         }
     }
 
+    /// The directories in which pid files may appear.
+    pub(crate) fn pid_directories(&self, desired: &Desired) -> BTreeSet<PathBuf> {
+        doing::at("look for pid files", "".as_ref());
+        Files { config: &self.config, answers: &self.answers }.directories(desired)
+    }
+
     /// Only the processes. `prompted` by an event, the names in rules mean what they meant at the last look.
     pub(crate) fn sync_tasks(&mut self, desired: &Desired, prompted: bool) -> Result<Synced, EngineError> {
         let host = Host::discover(&self.config.cgroup.dir)?;
         let desired = &*with_lingering(&self.config, &host, desired);
         let refused = |hierarchy: &str, group: &GroupPath| covers(&self.refused, hierarchy, group);
-        let subject = Subject { config: &self.config, host: &host, desired, refused: &refused };
+        let subject = Subject { config: &self.config, host: &host, desired, refused: &refused, answers: &self.answers };
         let sources = self.sources.take().filter(|_| prompted).unwrap_or_else(|| subject.sources());
         let synced = subject.sync(&sources, &mut self.origins);
         self.sources = Some(sources);
@@ -286,7 +306,7 @@ pub(crate) fn make_parent(config: &Config, desired: &Desired) -> Result<Vec<(Act
     let mut apply = Apply::new(&host, &config.cgroup.identity, &actual, &actions);
     let outcomes: Vec<_> = actions.into_iter().map(|action| (apply.run(&action), action)).collect();
     apply.finish();
-    let done = outcomes.into_iter().filter(|(outcome, _)| !matches!(outcome, Outcome::Failed { .. }));
+    let done = outcomes.into_iter().filter(|(outcome, _)| matches!(outcome, Outcome::Done { .. } | Outcome::AlreadySo));
     Ok(done.map(|(outcome, action)| (action, outcome)).collect())
 }
 
@@ -301,6 +321,14 @@ fn places(
     let mut out: Vec<Place> = Vec::new();
     let made = outcomes.iter().filter(|(a, o)| a.op == Op::Create && matches!(o, Outcome::Done { .. }));
     let made: HashSet<(&str, &GroupPath)> = made.map(|(a, _)| (a.hierarchy.as_str(), &a.group)).collect();
+    // Who makes them after all is heard in the group above.
+    let failed = |action: &Action, outcome: &Outcome| match outcome {
+        Outcome::Skipped => true,
+        Outcome::Failed { .. } => action.op == Op::Create,
+        _ => false,
+    };
+    let unmade: HashSet<(&str, &GroupPath)> =
+        outcomes.iter().filter(|(a, o)| failed(a, o)).map(|(a, _)| (a.hierarchy.as_str(), &a.group)).collect();
     for mount in host.with(desired.controllers) {
         let tree = Tree::new(mount, config.parents());
         let seen = actual.hierarchies.iter().find(|h| h.label == mount.label).filter(|_| outcomes.is_empty());
@@ -314,7 +342,8 @@ fn places(
         // As many as there are, and no more: they stay until the next change.
         out.reserve_exact(1 + desired.groups_in(mount.controllers).count());
         out.push(place(&GroupPath::root()));
-        out.extend(desired.groups_in(mount.controllers).map(|(path, _)| place(path)));
+        let groups = desired.groups_in(mount.controllers).map(|(path, _)| path);
+        out.extend(groups.filter(|path| !unmade.contains(&(mount.label.as_str(), path))).map(place));
     }
     out
 }

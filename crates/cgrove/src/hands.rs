@@ -1,9 +1,11 @@
 //! The one thread that sees /proc and writes cgroups. It is begun before the others are confined (`confine`), and
-//! takes one piece of work at a time.
+//! takes one piece of work at a time. What it is at is noted, for whoever wants to know why it is silent.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 
+use cgrove_cgroupfs::doing::{self, Doing};
 use tokio::sync::oneshot;
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -12,13 +14,29 @@ type Work = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub(crate) struct Hands {
     work: Sender<Work>,
+    doing: Doing,
 }
 
 impl Hands {
     pub(crate) fn begin() -> std::io::Result<Self> {
         let (work, waiting) = channel::<Work>();
-        std::thread::Builder::new().name("hands".into()).spawn(move || waiting.iter().for_each(|work| work()))?;
-        Ok(Self { work })
+        let doing = Doing::default();
+        let noted = doing.clone();
+        let run = move || {
+            noted.note_here();
+            for work in waiting {
+                doing::at("begin", Path::new(""));
+                work();
+                doing::nothing();
+            }
+        };
+        std::thread::Builder::new().name("hands".into()).spawn(run)?;
+        Ok(Self { work, doing })
+    }
+
+    /// What the thread is at.
+    pub(crate) fn doing(&self) -> Doing {
+        self.doing.clone()
     }
 
     /// What the work returns. A panic in there is a bug: it ends the daemon, which systemd starts again.

@@ -1,11 +1,14 @@
 //! inotify as an async hint: "something in these directories changed". Whoever listens reads again.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cgrove_cgroupfs::outside::{Mounts, WATCHES};
 use cgrove_cgroupfs::view;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
@@ -94,7 +97,7 @@ impl Drift {
 
 /// Watches directories for files that appear, vanish or are written.
 pub(crate) struct DirWatch {
-    inotify: Inotify,
+    inotify: Arc<Inotify>,
     ready: Ready,
     /// Two for one that our own mounts cover.
     dirs: BTreeMap<PathBuf, Vec<WatchDescriptor>>,
@@ -104,28 +107,26 @@ impl DirWatch {
     pub(crate) fn new() -> Result<Self, std::io::Error> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let ready = Ready::new(&inotify)?;
-        Ok(Self { inotify, ready, dirs: BTreeMap::new() })
+        Ok(Self { inotify: Arc::new(inotify), ready, dirs: BTreeMap::new() })
     }
 
-    /// Watches exactly these directories; ones that do not exist are tried again at the next call.
-    pub(crate) fn set(&mut self, wanted: impl IntoIterator<Item = PathBuf>) {
-        let flags = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_ONLYDIR;
+    /// Watches exactly these directories; ones that do not exist, or do not answer, are tried again at the next call.
+    pub(crate) async fn set(&mut self, wanted: impl IntoIterator<Item = PathBuf>) {
         let mut old = std::mem::take(&mut self.dirs);
+        let mut new = Vec::new();
         for dir in wanted {
-            let add =
-                || view::both(&dir).iter().filter_map(|way| self.inotify.add_watch(&way.path, flags).ok()).collect();
-            let watches: Vec<_> = old.remove(&dir).unwrap_or_else(add);
-            if !watches.is_empty() {
-                self.dirs.insert(dir, watches);
+            match old.remove(&dir) {
+                Some(watches) => drop(self.dirs.insert(dir, watches)),
+                None => new.push(dir),
             }
         }
         for wd in old.into_values().flatten() {
             let _ = self.inotify.rm_watch(wd);
+        }
+        if !new.is_empty() {
+            let inotify = self.inotify.clone();
+            let added = tokio::task::spawn_blocking(move || watch(&inotify, new)).await.unwrap_or_default();
+            self.dirs.extend(added);
         }
     }
 
@@ -134,6 +135,24 @@ impl DirWatch {
         let Self { inotify, ready, dirs } = self;
         while !ready.take(|| drain(inotify, dirs)).await {}
     }
+}
+
+/// The directories that could be watched. Whoever looks for a directory on a dead mount hangs.
+fn watch(inotify: &Arc<Inotify>, dirs: Vec<PathBuf>) -> Vec<(PathBuf, Vec<WatchDescriptor>)> {
+    let flags = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_ONLYDIR;
+    let (mounts, inotify) = (OnceCell::new(), inotify.clone());
+    let add = move |dir: &PathBuf| -> Vec<WatchDescriptor> {
+        view::both(dir).iter().filter_map(|way| inotify.add_watch(&way.path, flags).ok()).collect()
+    };
+    let key = |dir: &PathBuf| mounts.get_or_init(Mounts::now).key(&dir.join("."), 0);
+    let answers = WATCHES.each(dirs.clone(), key, add);
+    let added = dirs.into_iter().zip(answers).filter_map(|(dir, watches)| Some((dir, watches.ok()?)));
+    added.filter(|(_, watches)| !watches.is_empty()).collect()
 }
 
 /// Reads all events; false when there were none.

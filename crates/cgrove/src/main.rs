@@ -9,8 +9,10 @@ mod run;
 mod source;
 mod state;
 
+mod claims;
 mod engine;
 mod events;
+mod globs;
 mod hands;
 mod hints;
 mod reconcile;

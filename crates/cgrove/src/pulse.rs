@@ -5,11 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use cgrove_cgroupfs::doing::Doing;
+
+/// No single operation of the worker thread takes longer: what may, is done in threads of its own.
+const OPERATION: Duration = Duration::from_secs(20);
+
 /// Every loop of the daemon.
 #[derive(Debug)]
 pub(crate) struct Pulses {
     start: Instant,
     loops: Mutex<Vec<Arc<Loop>>>,
+    /// What the worker thread is at.
+    worker: Mutex<Option<Doing>>,
 }
 
 #[derive(Debug)]
@@ -30,7 +37,7 @@ pub(crate) struct Pulse {
 
 impl Default for Pulses {
     fn default() -> Self {
-        Self { start: Instant::now(), loops: Mutex::default() }
+        Self { start: Instant::now(), loops: Mutex::default(), worker: Mutex::default() }
     }
 }
 
@@ -43,13 +50,25 @@ impl Pulses {
         pulse
     }
 
-    /// The loops that are silent for too long, as `name (seconds)`.
+    /// The worker thread is watched, too, operation by operation.
+    pub(crate) fn watch_worker(&self, doing: Doing) {
+        *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(doing);
+    }
+
+    fn worker(&self, limit: Duration) -> Option<String> {
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let (operation, silent) = worker.as_ref()?.longer_than(limit)?;
+        Some(format!("worker ({} s) in {operation}", silent.as_secs()))
+    }
+
+    /// The loops that are silent for too long, as `name (seconds)`, and the operation that the worker thread hangs in.
     pub(crate) fn stalled(&self) -> Vec<String> {
         let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
         let silent =
             |l: &Loop| self.start.elapsed().saturating_sub(Duration::from_millis(l.last.load(Ordering::Relaxed)));
         let stalled = loops.iter().map(|l| (l, silent(l))).filter(|(l, silent)| *silent > l.limit);
-        stalled.map(|(l, silent)| format!("{} ({} s)", l.name, silent.as_secs())).collect()
+        let stalled = stalled.map(|(l, silent)| format!("{} ({} s)", l.name, silent.as_secs()));
+        self.worker(OPERATION).into_iter().chain(stalled).collect()
     }
 }
 
@@ -74,5 +93,17 @@ mod tests {
         assert_eq!(pulses.stalled(), ["slow (0 s)"]);
         slow.beat();
         assert!(pulses.stalled().len() <= 1);
+    }
+
+    #[test]
+    fn the_worker_says_which_file_it_hangs_in() {
+        let (pulses, doing) = (Pulses::default(), Doing::default());
+        assert!(pulses.worker(Duration::ZERO).is_none());
+        pulses.watch_worker(doing.clone());
+        doing.note_here();
+        cgrove_cgroupfs::doing::at("write", "/sys/fs/cgroup/a/cpu.max".as_ref());
+        std::thread::park_timeout(Duration::from_millis(2));
+        assert_eq!(pulses.worker(Duration::ZERO).unwrap(), "worker (0 s) in write /sys/fs/cgroup/a/cpu.max");
+        assert!(pulses.stalled().is_empty());
     }
 }

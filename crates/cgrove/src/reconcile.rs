@@ -35,11 +35,13 @@ const CALM: Duration = Duration::from_secs(1);
 const PID_FILES_CALM: Duration = Duration::from_millis(200);
 /// So soon after one look another one follows, when a new process asks for it.
 const EVENTS_CALM: Duration = Duration::from_millis(50);
+/// The same where so much happens that not each process is looked at by itself.
+const LOST_CALM: Duration = Duration::from_secs(1);
 /// When inotify cannot watch everything, we look this often.
 const POLL: Duration = Duration::from_secs(5);
 /// With nothing to do the loop shows this often that it is alive.
 const QUIET: Duration = Duration::from_secs(5);
-/// No single action takes longer, not even a memory limit that makes the kernel reclaim to a slow disk.
+/// No round as a whole goes on for longer without an action. Single operations are watched more closely (`pulse`).
 const LONGEST: Duration = Duration::from_secs(600);
 /// So long after a round its memory is given back: a document's first round is followed by others.
 const TRIM: Duration = Duration::from_secs(5);
@@ -109,6 +111,7 @@ impl Reconciler {
         ears: Ears,
     ) -> Self {
         let pulse = board.pulses.of("reconciler", LONGEST);
+        board.pulses.watch_worker(hands.doing());
         engine.pulse = Some(pulse.clone());
         let told = board.clone();
         engine.progress = Some(Progress::new(move |done, total| {
@@ -119,16 +122,12 @@ impl Reconciler {
         let now = Instant::now();
         let keeper = engine.keeper();
         let state = keeper.watch();
-        let mut approved = DirWatch::new().ok();
-        if let Some(watch) = &mut approved {
-            watch.set([keeper.approvals_dir().to_owned()]);
-        }
         Self {
             engine: Some(engine),
             hands,
             ears,
             pid_dirs: DirWatch::new().ok(),
-            approvals: approved,
+            approvals: DirWatch::new().ok(),
             state,
             waits_for_state: false,
             proc_events: listen(&config),
@@ -155,6 +154,9 @@ impl Reconciler {
 
     /// Runs until `stop`, and gives the engine back with its lock. An error means that the parent is not ours.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<Option<Engine>, EngineError> {
+        if let Some(watch) = &mut self.approvals {
+            watch.set(self.engine.as_ref().map(|engine| engine.keeper().approvals_dir().to_owned())).await;
+        }
         if self.document.borrow_and_update().is_some() {
             self.round(Event::Document).await?;
         }
@@ -183,9 +185,12 @@ impl Reconciler {
                 () = clean(&mut self.state), if self.waits_for_state => return Event::State,
                 () = fired(&mut self.pid_dirs) => self.next_tasks = self.next_tasks.min(self.last_tasks + PID_FILES_CALM),
                 // Judged outside of the race: what was taken from the kernel is told once.
-                pids = begun(&mut self.proc_events) => if self.concerned(pids).await {
-                    self.prompted = true;
-                    self.next_tasks = self.next_tasks.min(self.last_tasks + EVENTS_CALM);
+                pids = begun(&mut self.proc_events) => {
+                    let calm = if pids.is_some() { EVENTS_CALM } else { LOST_CALM };
+                    if self.concerned(pids).await {
+                        self.prompted = true;
+                        self.next_tasks = self.next_tasks.min(self.last_tasks + calm);
+                    }
                 },
                 () = tokio::time::sleep_until(calm), if self.dirty => return Event::Drift,
                 () = self.ears.drift.wait() => self.dirty = true,
@@ -234,7 +239,7 @@ impl Reconciler {
         self.backoff.hear(event);
         let previous = document.previous.clone();
         let desired = document.desired.clone();
-        self.watch_pid_files(&document);
+        self.watch_pid_files(&document).await;
         let work = move |engine: &mut Engine| engine.reconcile(&desired, previous);
         let began = Instant::now();
         let Some(result) = self.by_hands(work).await else { return Ok(()) };
@@ -264,7 +269,7 @@ impl Reconciler {
         self.next_tasks = self.last_tasks + self.config.tasks.interval;
         let Some(document) = self.document.borrow().clone() else { return Ok(()) };
         let desired = document.desired.clone();
-        self.watch_pid_files(&document);
+        self.watch_pid_files(&document).await;
         let prompted = std::mem::take(&mut self.prompted);
         let work = move |engine: &mut Engine| engine.sync_tasks(&desired, prompted);
         let Some(result) = self.by_hands(work).await else { return Ok(()) };
@@ -276,9 +281,11 @@ impl Reconciler {
     }
 
     /// Before the look, so that nothing written in between is missed.
-    fn watch_pid_files(&mut self, document: &Document) {
+    async fn watch_pid_files(&mut self, document: &Document) {
+        let desired = document.desired.clone();
+        let Some(dirs) = self.by_hands(move |engine| engine.pid_directories(&desired)).await else { return };
         if let Some(watch) = &mut self.pid_dirs {
-            watch.set(tasks::directories(&self.config, &document.desired));
+            watch.set(dirs).await;
         }
     }
 

@@ -1,19 +1,20 @@
-//! Processes: which ones the pid files name, where they belong, and moving the misplaced. One pass over /proc
-//! serves all pid files and hierarchies. Blocking; the reconciler calls it.
+//! Processes: where those belong that pid files and rules name, and moving the misplaced. One pass over /proc serves all
+//! pid files and hierarchies. Blocking; the worker thread calls it.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
-use std::path::{Path, PathBuf};
 
 use cgrove_cgroupfs::attach::{self, Misplaced, Move, Origins, Scene};
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::lock::daemon;
-use cgrove_cgroupfs::{Fault, pidfile, procs, view};
+use cgrove_cgroupfs::outside::{Key, NAMES};
+use cgrove_cgroupfs::{Fault, doing, procs};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
 use cgrove_core::placement::{Census, Claim, Placement, Process, Processes, Rule, may_match};
 use cgrove_core::rules::{AllTraits, Known, Needs, Traits};
 
+use crate::claims::{Answers, Files};
 use crate::units;
 use cgrove_config::Config;
 
@@ -54,7 +55,7 @@ impl Sources {
 /// These processes as they are now, but for ourselves. Blocking.
 pub(crate) fn look_at(pids: &[i32], needs: Needs) -> Vec<(Process, Traits)> {
     let own = std::process::id();
-    pids.iter().filter(|pid| u32::try_from(**pid) != Ok(own)).filter_map(|pid| procs::look(*pid, needs)).collect()
+    procs::look(pids.iter().copied().filter(|pid| u32::try_from(*pid) != Ok(own)), needs)
 }
 
 /// What a whole synchronisation came to.
@@ -73,11 +74,14 @@ pub(crate) struct Subject<'a> {
     pub(crate) desired: &'a Desired,
     /// Declared groups that belong to others, as the plan found them.
     pub(crate) refused: &'a dyn Fn(&str, &GroupPath) -> bool,
+    /// What was answered at earlier looks.
+    pub(crate) answers: &'a Answers,
 }
 
 impl Subject<'_> {
     /// Looks up what rules refer to. Once for each synchronisation: systemd and users do not change as fast as processes.
     pub(crate) fn sources(&self) -> Sources {
+        doing::at("look up the names in rules", "".as_ref());
         let mut out = Sources::default();
         for (i, rule) in self.config.tasks.rules.iter().enumerate() {
             let paths = rule.group.as_deref().map(|name| (name, self.desired.lookup(name)));
@@ -123,25 +127,36 @@ impl Subject<'_> {
         }
         let users: BTreeSet<&String> = out.rules.iter().filter_map(|r| r.criteria.user.as_ref()).collect();
         for user in users.into_iter().filter(|u| u.parse::<u32>().is_err()) {
-            match nix::unistd::User::from_name(user) {
-                Ok(Some(found)) => {
-                    out.known.users.insert(user.clone(), found.uid.as_raw());
+            let name = user.clone();
+            // One service answers for all users.
+            let key = Key { what: "users".into(), owner: 0 };
+            match NAMES.ask(&key, move || nix::unistd::User::from_name(&name).map(|user| user.map(|u| u.uid.as_raw())))
+            {
+                Ok(Ok(Some(uid))) => {
+                    out.known.users.insert(user.clone(), uid);
                 }
-                Ok(None) => out.problems.push(format!("user {user:?} does not exist here; its rules match nothing")),
-                Err(e) => {
+                Ok(Ok(None)) => {
+                    out.problems.push(format!("user {user:?} does not exist here; its rules match nothing"));
+                }
+                Ok(Err(e)) => {
                     unknown = true;
                     out.problems.push(format!("user {user:?}: {e}: no rule is followed this time"));
+                }
+                Err(_) => {
+                    unknown = true;
+                    out.problems.push(format!(
+                        "user {user:?}: the user database does not answer (nsswitch.conf): no rule is followed until it does"
+                    ));
                 }
             }
         }
         let files: BTreeSet<_> = out.rules.iter().filter_map(|r| r.criteria.ancestor_pid_file.clone()).collect();
-        for file in files {
-            match pidfile::read(Path::new(&file), self.config.tasks.follow_symlinks) {
-                Ok(process) => {
-                    out.known.pid_files.insert(file, process);
-                }
-                Err(why) => out.problems.push(format!("{file}: {why}")),
-            }
+        let read =
+            Files { config: self.config, answers: self.answers }.processes(files.iter().map(Into::into).collect());
+        for (file, process) in files.into_iter().zip(read) {
+            let (process, problem) = process;
+            out.known.pid_files.extend(process.map(|process| (file.clone(), process)));
+            out.problems.extend(problem.map(|why| format!("{file}: {why}")));
         }
         if unknown {
             out.rules.clear();
@@ -167,8 +182,10 @@ impl Subject<'_> {
     }
 
     fn moment(&self, sources: &Sources) -> Moment {
-        let (claims, problems) = claims(self.config, self.desired);
+        doing::at("look at pid files and processes", "".as_ref());
+        let (claims, mut problems) = Files { config: self.config, answers: self.answers }.claims(self.desired);
         let (processes, traits) = procs::scan(sources.needs);
+        problems.extend(in_doubt(&traits));
         Moment { claims, problems, processes, traits }
     }
 
@@ -229,73 +246,27 @@ impl Subject<'_> {
     }
 }
 
+/// Who could not be looked at in time.
+fn in_doubt(traits: &AllTraits) -> Option<String> {
+    const SOME: usize = 5;
+    let mut pids: Vec<i32> = traits.iter().filter(|(_, t)| t.unknown.any()).map(|(pid, _)| *pid).collect();
+    pids.sort_unstable();
+    let some: Vec<String> = pids.iter().take(SOME).map(ToString::to_string).collect();
+    let more = if pids.len() > SOME { format!(" and {} more", pids.len() - SOME) } else { String::new() };
+    (!pids.is_empty()).then(|| {
+        format!(
+            "pid {}{more}: the program's file or the command line does not answer; where a rule asks for it, the process stays where it is",
+            some.join(", ")
+        )
+    })
+}
+
 /// What pid files say, and who runs.
 struct Moment {
     claims: Vec<Claim>,
     problems: Vec<String>,
     processes: Processes,
     traits: AllTraits,
-}
-
-/// Every pid that a source names, in document order.
-fn claims(config: &Config, desired: &Desired) -> (Vec<Claim>, Vec<String>) {
-    let (mut configured, mut problems) = config.pid_files(&desired.groups.keys().collect::<Vec<_>>());
-    let mut claims = Vec::new();
-    for (path, group) in &desired.groups {
-        let more = configured.remove(path).unwrap_or_default();
-        for pattern in group.pid_files.iter().chain(&more) {
-            for file in expand(pattern) {
-                match pidfile::read(&file, config.tasks.follow_symlinks) {
-                    Ok((pid, start)) => {
-                        claims.push(Claim { group: path.clone(), pid, start, source: file.display().to_string() });
-                    }
-                    Err(why) => problems.push(format!("{}: {why} ({path})", file.display())),
-                }
-            }
-        }
-    }
-    (claims, problems)
-}
-
-/// A glob's files in name order; a plain path as it is.
-fn expand(pattern: &str) -> Vec<PathBuf> {
-    if !is_glob(pattern) {
-        return vec![pattern.into()];
-    }
-    let found = |pattern: &str| glob::glob(pattern).into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> = found(pattern).collect();
-    if let Some((pattern, root)) = view::hidden_glob(pattern) {
-        let theirs = found(&pattern).filter_map(|f| Some(Path::new("/").join(f.strip_prefix(&root).ok()?)));
-        files.extend(theirs);
-        files.sort();
-        files.dedup();
-    }
-    files
-}
-
-fn is_glob(text: &str) -> bool {
-    text.contains(['*', '?', '['])
-}
-
-/// The directories in which pid files may appear, to be watched.
-pub(crate) fn directories(config: &Config, desired: &Desired) -> BTreeSet<PathBuf> {
-    let (configured, _) = config.pid_files(&desired.groups.keys().collect::<Vec<_>>());
-    let patterns = desired.groups.values().flat_map(|g| &g.pid_files).chain(configured.values().flatten());
-    let mut out = BTreeSet::new();
-    for pattern in patterns {
-        let mut fixed = Path::new(pattern);
-        while let Some(up) = fixed.parent() {
-            fixed = up;
-            if !is_glob(&fixed.to_string_lossy()) {
-                break;
-            }
-        }
-        out.insert(fixed.to_owned());
-        if is_glob(pattern) {
-            out.extend(expand(pattern).iter().filter_map(|f| f.parent()).map(Path::to_owned));
-        }
-    }
-    out
 }
 
 /// How many processes each group has.

@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// systemd answers within milliseconds, or is itself in trouble.
+use cgrove_cgroupfs::outside::{Key, NAMES};
+
+/// systemd answers within milliseconds, or is itself in trouble: then it is left in peace for a while (`NAMES`).
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Main and control pids by unit name, aliases included, for names and globs; and what is wrong with single names.
@@ -15,6 +17,12 @@ pub(crate) fn pids(patterns: &BTreeSet<String>) -> Result<(Pids, Vec<String>), S
     if patterns.is_empty() || !Path::new("/run/systemd/system").exists() {
         return Ok(Default::default());
     }
+    let patterns = patterns.clone();
+    let key = Key { what: "systemctl".into(), owner: 0 };
+    NAMES.ask(&key, move || pids_now(&patterns)).unwrap_or_else(|_| Err("systemctl does not answer".into()))
+}
+
+fn pids_now(patterns: &BTreeSet<String>) -> Result<(Pids, Vec<String>), String> {
     let all: Vec<&str> = patterns.iter().map(String::as_str).collect();
     if let Ok(found) = ask(&all)? {
         return Ok((found, Vec::new()));

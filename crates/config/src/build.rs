@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cgrove_cgroupfs::host::Parents;
 use cgrove_cgroupfs::mark::Identity;
+use cgrove_core::document::{ENDLESS, is_endless};
 use cgrove_core::ids::GroupPath;
 use cgrove_core::knobs::CpuConversion;
 use cgrove_core::plan::{Policy, Protected, Prune};
@@ -49,6 +50,9 @@ pub(crate) fn build(raw: Raw, base: &Path) -> Result<Config, Bad> {
         let fits = |f: &String| f.starts_with('/') && glob::Pattern::new(f).is_ok();
         if let Some(bad) = files.iter().find(|f| !fits(f)) {
             return Err(("tasks.pid_files", format!("{group}: {bad:?} is not an absolute path or glob")));
+        }
+        if let Some(bad) = files.iter().find(|f| is_endless(f)) {
+            return Err(("tasks.pid_files", format!("{group}: {bad:?}: {ENDLESS}")));
         }
         if glob::Pattern::new(&group).is_err() {
             return Err(("tasks.pid_files", format!("{group:?} is not a group name, path or glob")));

@@ -3,6 +3,7 @@
 mod by_controller;
 mod by_group;
 mod error;
+mod files;
 mod from_host;
 mod libcgroup;
 mod schema;
@@ -12,6 +13,7 @@ mod write;
 use sha2::{Digest as _, Sha256};
 
 pub use error::{DocumentError, Place, nearest};
+pub use files::{ENDLESS, is_endless};
 pub use from_host::{Surveyed, from_host};
 pub use libcgroup::{File as LibcgroupFile, SyntaxError, from_libcgroup};
 pub use schema::json_schema;
@@ -29,6 +31,19 @@ pub const MAX_GROUPS: usize = 50_000;
 
 /// Parses either form. Nothing is half-taken: one error refuses the document.
 pub fn parse(bytes: &[u8]) -> Result<Desired, DocumentError> {
+    read(bytes, files::check)
+}
+
+/// Parses a document that was in force before. What this version refuses and an older one took is left out with a
+/// warning: a node keeps its tree across an upgrade.
+pub fn parse_kept(bytes: &[u8]) -> Result<Desired, DocumentError> {
+    read(bytes, |desired| {
+        files::leave_out(desired);
+        Ok(())
+    })
+}
+
+fn read(bytes: &[u8], check: impl Fn(&mut Desired) -> Result<(), DocumentError>) -> Result<Desired, DocumentError> {
     if bytes.len() > MAX_BYTES {
         return Err(DocumentError::whole(format!(
             "the document has {} bytes; at most {MAX_BYTES} (1 MiB) are taken",
@@ -48,7 +63,8 @@ pub fn parse(bytes: &[u8]) -> Result<Desired, DocumentError> {
     let parsed = signature::take(&mut top).and_then(|()| {
         if top.iter().any(|(key, _)| key == "groups") { by_group::parse(&top) } else { by_controller::parse(&top) }
     });
-    let mut desired = parsed.map_err(|e| e.with_line(text))?;
+    let checked = parsed.and_then(|mut desired| check(&mut desired).map(|()| desired));
+    let mut desired = checked.map_err(|e| e.with_line(text))?;
     desired.digest = digest(bytes);
     Ok(desired)
 }

@@ -79,6 +79,8 @@ impl Placement {
 enum Naming<'a> {
     Claim(&'a Claim),
     Rule(&'a Rule),
+    /// A rule that may match it: what of the process would tell could not be read. It stays where it is.
+    Doubt(&'a Rule),
 }
 
 impl Naming<'_> {
@@ -86,13 +88,14 @@ impl Naming<'_> {
         match self {
             Self::Claim(claim) => Some(&claim.group),
             Self::Rule(rule) => rule.group.as_ref(),
+            Self::Doubt(_) => None,
         }
     }
 
     fn shown(&self) -> String {
         match self {
             Self::Claim(claim) => claim.source.clone(),
-            Self::Rule(rule) => format!("{} ({})", rule.source, rule.criteria.shown()),
+            Self::Rule(rule) | Self::Doubt(rule) => format!("{} ({})", rule.source, rule.criteria.shown()),
         }
     }
 }
@@ -103,7 +106,7 @@ pub fn may_match(rules: &[Rule], known: &Known, process: &Process, traits: &Trai
     rules.iter().filter(|r| by_looks(&r.criteria)).any(|rule| {
         let criteria = Criteria { unit: None, ancestor_pid_file: None, ..rule.criteria.clone() };
         let rule = Rule { criteria, group: None, source: String::new() };
-        Matcher::new(&rule, known).matches(process, traits, &Processes::new())
+        Matcher::new(&rule, known).matches(process, traits, &Processes::new()) == Some(true)
     })
 }
 
@@ -164,6 +167,7 @@ impl<'a> Census<'a> {
         };
         let whom = if ancestor == pid { "it".into() } else { format!("its ancestor {ancestor}") };
         let verb = match (naming, naming.group()) {
+            (Naming::Doubt(_), _) => "cannot be compared, for lack of an answer in time, with",
             (_, None) => "ignores",
             (Naming::Claim(_), _) => "names",
             (Naming::Rule(_), _) => "matches",
@@ -207,8 +211,11 @@ impl<'a> Census<'a> {
                     continue;
                 }
                 let traits = self.traits.get(&process.pid).unwrap_or(&nothing);
-                if let Some(hit) = matchers.iter().find(|m| m.matches(process, traits, self.processes)) {
-                    named.insert(process.pid, Naming::Rule(hit.rule));
+                let mut answers = matchers.iter().map(|m| (m.rule, m.matches(process, traits, self.processes)));
+                match answers.find(|(_, answer)| *answer != Some(false)) {
+                    Some((rule, Some(_))) => drop(named.insert(process.pid, Naming::Rule(rule))),
+                    Some((rule, None)) => drop(named.insert(process.pid, Naming::Doubt(rule))),
+                    None => {}
                 }
             }
         }
@@ -279,6 +286,7 @@ pub fn parse_pid(content: &[u8]) -> Result<i32, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::Needs;
 
     fn processes(list: &[(i32, i32)]) -> Processes {
         list.iter()
@@ -314,7 +322,8 @@ mod tests {
     #[test]
     fn rules_match_in_order_after_pid_files() {
         let table = processes(&[(1, 0), (10, 1), (11, 10), (20, 1), (21, 20), (30, 1), (40, 1), (41, 40)]);
-        let traits = |uid, exe: &str| Traits { uid, exe: exe.into(), cmdline: format!("{exe} --run") };
+        let traits =
+            |uid, exe: &str| Traits { uid, exe: exe.into(), cmdline: format!("{exe} --run"), ..Traits::default() };
         let all: AllTraits = [
             (10, traits(33, "/sbin/web")),
             (11, traits(33, "/sbin/web")),
@@ -353,6 +362,34 @@ mod tests {
         assert!(census.why(41).1.contains("its ancestor 40"));
         assert!(census.why(10).1.contains("/run/10.pid names it"));
         assert!(census.why(1).1.contains("pid 1") && census.why(77).1.contains("does not run"));
+    }
+
+    #[test]
+    fn nobody_is_moved_by_doubt() {
+        let table = processes(&[(10, 1), (11, 10), (20, 1), (30, 1)]);
+        let unknown = Needs { exe: true, ..Needs::default() };
+        let dead = Traits { uid: 33, unknown, ..Traits::default() };
+        let all: AllTraits =
+            [(10, dead.clone()), (11, Traits { uid: 5, ..Traits::default() }), (20, dead.clone()), (30, dead)].into();
+        let rules = [
+            rule("/five", r#"{"user": "4"}"#),
+            rule("/web", r#"{"user": "33", "exe": "/sbin/web"}"#),
+            rule("/all", r#"{"user": "33"}"#),
+        ];
+        let known = Known::default();
+        let claims = [claim("/claimed", 20)];
+        let census = census(&claims, &rules, &known, &table, &all, 99);
+        // Whom a pid file names is known; what descends from one in doubt stays with it.
+        assert_eq!((census.place().groups.len(), pids(&census.place(), "/claimed")), (1, vec![20]));
+        assert!(
+            census.why(10).1.contains("for lack of an answer") && census.why(11).0.is_none(),
+            "{:?}",
+            census.why(10)
+        );
+        // A rule that does not match in any case is no doubt.
+        let others = [rule("/root", r#"{"user": "0", "exe": "/sbin/web"}"#), rule("/all", r#"{"user": "33"}"#)];
+        let census = self::census(&[], &others, &known, &table, &all, 99);
+        assert_eq!(pids(&census.place(), "/all"), [10, 20, 30, 11]);
     }
 
     #[test]

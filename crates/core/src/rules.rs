@@ -113,6 +113,8 @@ pub struct Traits {
     pub uid: u32,
     pub exe: String,
     pub cmdline: String,
+    /// What could not be read in time.
+    pub unknown: Needs,
 }
 
 /// Traits by pid.

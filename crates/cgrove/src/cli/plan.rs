@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::args::Args;
 use super::document::{self, Found};
+use crate::claims::Answers;
 use crate::engine::{self, Engine, Scenery};
 use crate::exit::{self, Exit};
 use crate::progress::{Progress, patiently};
@@ -79,9 +80,10 @@ pub(super) fn apply(args: &Args, tree: Option<&str>, traces: &Traces) -> Result<
     engine.progress = Some(Progress::new(|done, total| term::err(&format!("cgrove: {done} of {total} actions done"))));
     let round = engine.reconcile(&desired, previous.clone())?;
     keep(&config, &keeper, &found, desired.clone(), previous);
-    let failed = round.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Failed { .. })).count()
-        + round.tasks.faults.len()
-        + round.faults.len();
+    let failed =
+        round.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Failed { .. } | Outcome::Pending { .. })).count()
+            + round.tasks.faults.len()
+            + round.faults.len();
     if args.global.json() {
         let actions: Vec<_> = round.outcomes.iter().map(|(a, o)| json!({"action": a, "result": o})).collect();
         let held: Vec<_> = round.plan.actions.iter().filter(|a| a.held.is_some()).collect();
@@ -100,6 +102,9 @@ pub(super) fn apply(args: &Args, tree: Option<&str>, traces: &Traces) -> Result<
                 Outcome::Failed { fault } => {
                     term::err(&format!("{} {} {}: {fault}", paint.red("failed"), action.hierarchy, action.group))
                 }
+                Outcome::Pending { why } => {
+                    term::err(&format!("{} {} {}: {why}", paint.red("pending"), action.hierarchy, action.group));
+                }
                 Outcome::Done { kept: Some(kept) } => {
                     term::out(&format!("note: the kernel made it {kept}: {} {}", action.hierarchy, action.group));
                 }
@@ -114,7 +119,7 @@ pub(super) fn apply(args: &Args, tree: Option<&str>, traces: &Traces) -> Result<
         }
         term::out(&format!(
             "Applied: {} done, {failed} failed, {held} held, {} moved.",
-            round.outcomes.len() - failed.min(round.outcomes.len()),
+            round.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Done { .. } | Outcome::AlreadySo)).count(),
             count(round.tasks.moved, "process", "processes")
         ));
     }
@@ -186,7 +191,7 @@ fn compute(config: &Config, desired: &Desired, previous: Option<String>) -> Resu
     }
     plan.notes.extend(trouble.iter().map(|why| engine::about_marks(why)));
     let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
-    let subject = Subject { config, host: &host, desired: &desired, refused: &refused };
+    let subject = Subject { config, host: &host, desired: &desired, refused: &refused, answers: &Answers::default() };
     document::warn_unless_root();
     let look = subject.look(&subject.sources(), &mut Origins::default());
     Ok((plan, look.misplaced.moves))

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::args::Args;
 use super::document;
+use crate::claims::Answers;
 use crate::engine;
 use crate::exit::Exit;
 use crate::tasks::Subject;
@@ -24,7 +25,8 @@ pub(super) fn run(args: &Args, pids: &[i32]) -> Result<u8, Exit> {
     let engine::Scenery { host, actual, desired, .. } = engine::observe(&config, &desired)?;
     let plan = plan(&desired, &actual, &config.cgroup.policy, &Approval::default());
     let refused = |hierarchy: &str, group: &GroupPath| plan.refuses(hierarchy, group);
-    let subject = Subject { config: &config, host: &host, desired: &desired, refused: &refused };
+    let subject =
+        Subject { config: &config, host: &host, desired: &desired, refused: &refused, answers: &Answers::default() };
     let sources = subject.sources();
     let (look, reasons) = subject.look_for(&sources, &mut Origins::default(), pids);
     document::warn_unless_root();

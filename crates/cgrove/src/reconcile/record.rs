@@ -8,7 +8,7 @@ use cgrove_cgroupfs::apply::Outcome;
 use cgrove_cgroupfs::attach::Move;
 use cgrove_core::event::Kind;
 use cgrove_core::ids::GroupPath;
-use cgrove_core::plan::{Action, Op};
+use cgrove_core::plan::{Action, Note, Op};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -27,6 +27,8 @@ impl Reconciler {
     pub(super) fn record(&mut self, event: Event, round: Round) {
         let version = self.version();
         let mut failures = Vec::new();
+        let mut notes = round.plan.notes.clone();
+        let mut pending = false;
         let mut repaired = Vec::new();
         let mut done = 0;
         let mut lines = self.lines.begin(event == Event::Document);
@@ -45,7 +47,17 @@ impl Reconciler {
                         format!("{}{kept}{}", verb(action), found(action)),
                     ));
                 }
-                Outcome::AlreadySo => {}
+                // What could not be made was told, with its cause.
+                Outcome::AlreadySo | Outcome::Skipped => {}
+                Outcome::Pending { why } => {
+                    pending = true;
+                    notes.push(Note {
+                        hierarchy: action.hierarchy.clone(),
+                        group: action.group.clone(),
+                        knob: knob(action).map(str::to_owned),
+                        text: why.clone(),
+                    });
+                }
                 // The group went away meanwhile: look again.
                 Outcome::Failed { fault } if action.op != Op::Create && fault.vanished() => self.dirty = true,
                 Outcome::Failed { fault } => failures.push(failure(action, fault)),
@@ -104,7 +116,7 @@ impl Reconciler {
             (p.failures, p.failures_total) = (Listed::of(failures.iter().cloned()), failures.len());
             p.failures_by_errno = by_errno;
             (p.held, p.held_total) = (Listed::of(in_order), waiting.len());
-            (p.notes, p.notes_total) = (Listed::of(round.plan.notes.iter().cloned()), round.plan.notes.len());
+            (p.notes, p.notes_total) = (Listed::of(notes.iter().cloned()), notes.len());
             p.guard = guard;
             known
         });
@@ -137,7 +149,7 @@ impl Reconciler {
             repaired.truncate(MOST_LINES);
             self.board.journal.tell(repaired.into_iter().chain(and_more(Kind::DriftRepaired, more as u64)));
         }
-        let failed = !failures.is_empty() || round.waits_for_state;
+        let failed = !failures.is_empty() || pending || round.waits_for_state;
         self.record_tasks(&round.tasks);
         self.last_tasks = Instant::now();
         self.next_tasks = self.last_tasks + self.config.tasks.interval;

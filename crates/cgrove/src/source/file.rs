@@ -1,9 +1,10 @@
 //! A document in a file: watched with inotify, and read again now and then whatever inotify says.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cgrove_cgroupfs::outside::{DOCUMENTS, Key};
 use tokio::sync::mpsc;
 
 use super::{Fetched, News};
@@ -14,6 +15,17 @@ const REREAD: Duration = Duration::from_secs(5);
 /// Lets an editor finish before we read.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// The file's content, unless its file system never answers. A thread that hangs is left behind.
+async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let path = path.to_owned();
+    let ask = move || {
+        let key = Key { what: path.display().to_string(), owner: 0 };
+        DOCUMENTS.ask(&key, move || std::fs::read(&path))
+    };
+    let answer = tokio::task::spawn_blocking(ask).await?;
+    answer.unwrap_or_else(|why| Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why)))
+}
+
 /// Runs until the receiver is gone. The version counts the changes seen.
 pub(crate) async fn run(path: PathBuf, news: mpsc::Sender<News>) {
     let mut watch = DirWatch::new().ok();
@@ -21,9 +33,9 @@ pub(crate) async fn run(path: PathBuf, news: mpsc::Sender<News>) {
     let mut version = 0;
     loop {
         if let Some(watch) = &mut watch {
-            watch.set(path.parent().map(PathBuf::from));
+            watch.set(path.parent().map(PathBuf::from)).await;
         }
-        let item = match tokio::fs::read(&path).await {
+        let item = match read(&path).await {
             Ok(bytes) => {
                 let bytes = Bytes::from(bytes);
                 if last.as_ref() != Some(&bytes) {

@@ -63,7 +63,8 @@ pub(crate) fn load(dir: &StateDir, origin: &Origin) -> Result<Option<Kept>, Stri
     let foreign = header.origin.filter(|other| !other.is(origin));
     let foreign =
         foreign.map(|other| torn(&format!("it belongs to another cgrove ({other}), not to this one ({origin})")));
-    let desired = Arc::new(cgrove_core::document::parse(&body).map_err(|e| torn(&e.to_string()))?);
+    // An upgrade leaves no node without its tree.
+    let desired = Arc::new(cgrove_core::document::parse_kept(&body).map_err(|e| torn(&e.to_string()))?);
     let Header { version, previous, mzxid, .. } = header;
     Ok(Some(Kept { document: Document { bytes: body, version, desired, previous, mzxid }, foreign, comparable }))
 }

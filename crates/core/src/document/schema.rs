@@ -44,7 +44,7 @@ pub fn json_schema() -> Value {
                 "properties": {
                     "knobs": {"type": "object", "additionalProperties": false, "properties": schemas(knobs())},
                     "files": {"type": "object", "additionalProperties": {"type": ["string", "number"]}},
-                    "pid_files": {"type": "array", "items": {"type": "string", "pattern": "^/"}},
+                    "pid_files": {"type": "array", "items": {"type": "string", "pattern": "^/", "not": {"pattern": "\\*\\*"}}},
                     "processes": {"$ref": "#/$defs/rules"},
                     "allow_reclaim": {"type": "boolean"},
                     "groups": {"$ref": "#/$defs/groups"},

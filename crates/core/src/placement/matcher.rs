@@ -33,12 +33,15 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    pub(super) fn matches(&self, process: &Process, traits: &Traits, processes: &Processes) -> bool {
-        self.uid.is_none_or(|uid| uid == Some(traits.uid))
+    /// `None`: it depends on what could not be read of the process.
+    pub(super) fn matches(&self, process: &Process, traits: &Traits, processes: &Processes) -> Option<bool> {
+        let holds = self.uid.is_none_or(|uid| uid == Some(traits.uid))
             && self.pids.as_ref().is_none_or(|pids| pids.contains(&(process.pid, process.start)))
-            && self.exe.as_ref().is_none_or(|exe| exe.matches(&traits.exe))
-            && self.cmdline.as_ref().is_none_or(|line| line.matches(&traits.cmdline))
-            && self.below.is_none_or(|top| top.is_some_and(|top| descends(process, top, processes)))
+            && self.exe.as_ref().is_none_or(|exe| traits.unknown.exe || exe.matches(&traits.exe))
+            && self.cmdline.as_ref().is_none_or(|line| traits.unknown.cmdline || line.matches(&traits.cmdline))
+            && self.below.is_none_or(|top| top.is_some_and(|top| descends(process, top, processes)));
+        let depends = self.exe.is_some() && traits.unknown.exe || self.cmdline.is_some() && traits.unknown.cmdline;
+        if holds && depends { None } else { Some(holds) }
     }
 }
 
