@@ -3,6 +3,8 @@
 use cgrove_cgroupfs::Fault;
 use cgrove_cgroupfs::lock::LockError;
 
+use tokio::task::JoinError;
+
 use crate::engine::EngineError;
 use cgrove_config::ConfigError;
 
@@ -36,6 +38,18 @@ impl Exit {
     pub(crate) fn software(message: String) -> Self {
         Self::new(70, message)
     }
+    /// A task that panicked.
+    pub(crate) fn bug(what: &str, error: JoinError) -> Self {
+        let text = match error.try_into_panic() {
+            Ok(panic) => match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+                (Some(text), _) => (*text).to_owned(),
+                (None, Some(text)) => text.clone(),
+                (None, None) => "it panicked".to_owned(),
+            },
+            Err(error) => error.to_string(),
+        };
+        Self::software(format!("a bug ended {what}: {text}; please report it with the lines before"))
+    }
     pub(crate) fn config(message: String) -> Self {
         Self::new(78, message)
     }
@@ -65,6 +79,7 @@ impl From<EngineError> for Exit {
     fn from(e: EngineError) -> Self {
         match e {
             EngineError::Fault(fault) | EngineError::Lock(LockError::Fault(fault)) => fault.into(),
+            EngineError::Lost => Self::software(format!("{e}; please report it with the lines before")),
             EngineError::Lock(e @ LockError::Taken { .. }) => Self::unavailable(e.to_string()),
         }
     }

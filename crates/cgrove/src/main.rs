@@ -6,6 +6,10 @@ mod permission;
 mod privileges;
 mod run;
 
+mod deadline;
+mod ports;
+mod reload;
+
 mod source;
 
 mod approvals;
@@ -32,6 +36,7 @@ mod demo;
 mod exit;
 mod log;
 mod memory;
+mod owner;
 mod term;
 mod traces;
 

@@ -198,9 +198,12 @@ impl Reconciler {
         seen.iter().any(|(process, traits)| sources.concern(process, traits))
     }
 
-    /// Lends the engine to the hands. `None`: it was never given back, because the work died.
-    async fn by_hands<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Engine) -> T + Send + 'static) -> Option<T> {
-        let mut engine = self.engine.take()?;
+    /// Lends the engine to the hands. Work that panicked never gave it back: nothing goes on without.
+    async fn by_hands<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Engine) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let mut engine = self.engine.take().ok_or(EngineError::Lost)?;
         let (engine, result) = self
             .hands
             .run(move || {
@@ -209,7 +212,7 @@ impl Reconciler {
             })
             .await;
         self.engine = Some(engine);
-        Some(result)
+        Ok(result)
     }
 
     /// A whole reconcile.
@@ -226,7 +229,7 @@ impl Reconciler {
         self.watch_pid_files(&document);
         let work = move |engine: &mut Engine| engine.reconcile(&desired, previous);
         let began = Instant::now();
-        let Some(result) = self.by_hands(work).await else { return Ok(()) };
+        let result = self.by_hands(work).await?;
         self.last_look = Instant::now();
         self.board.timings.reconcile.observe(began.elapsed().as_secs_f64());
         match result {
@@ -249,7 +252,7 @@ impl Reconciler {
                 });
                 self.schedule(true);
             }
-            Err(e @ EngineError::Lock(_)) => return Err(e),
+            Err(e @ (EngineError::Lock(_) | EngineError::Lost)) => return Err(e),
         }
         Ok(())
     }
@@ -262,7 +265,7 @@ impl Reconciler {
         self.watch_pid_files(&document);
         let prompted = std::mem::take(&mut self.prompted);
         let work = move |engine: &mut Engine| engine.sync_tasks(&desired, prompted);
-        let Some(result) = self.by_hands(work).await else { return Ok(()) };
+        let result = self.by_hands(work).await?;
         match result {
             Ok(synced) => self.record_tasks(&synced),
             Err(e) => warn!("tasks: {e}"),

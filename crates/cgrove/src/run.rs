@@ -1,12 +1,11 @@
 //! The daemon: starts and stops every task, answers signals. One owner, no globals.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -18,21 +17,22 @@ use crate::engine::{Engine, EngineError};
 use crate::events::{Ears, Journal, News};
 use crate::exit::Exit;
 use crate::hands::Hands;
+use crate::ports::Ports;
 use crate::reconcile::Reconciler;
-use crate::serve::{self, Library, Port, Proof};
-use crate::source::{self, Demands, Intake};
+use crate::reload::{self, Secrets};
+use crate::serve::Library;
+use crate::source::{self, Intake};
 use crate::status::Board;
 use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
-use crate::{permission, privileges, sampler, service, term};
-use cgrove_config::{self as config, Address, Config, SourceKind, StoreKind};
+use crate::{deadline, permission, privileges, sampler, service, term};
+use cgrove_config::{Config, SourceKind, StoreKind};
 use cgrove_core::event::Kind;
-
-/// The ports that are open, kept across reloads so that nobody is refused meanwhile.
-type Ports = BTreeMap<Address, Port>;
 
 /// Clients are given so long to hear that the daemon stops.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// A reconcile under way is waited for so long when the daemon stops; then it is left where it is.
+const LAST_ROUND: Duration = Duration::from_secs(10);
 
 /// Runs until a signal. HUP starts everything anew with the configuration of then; measurements in memory, open
 /// ports and the lock stay. A configuration that cannot be used changes nothing.
@@ -46,21 +46,21 @@ pub(crate) async fn run(
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
+    deadline::watch().map_err(failed)?;
     let ring = Arc::new(Ring::new(config.usage.keep, config.usage.memory));
     let journal = Arc::new(Journal::new(config.events.keep));
     let started = now();
     permission::check(&config)?;
-    let mut ports = Ports::new();
-    let passed = take_passed(&mut ports)?;
-    config = Arc::new(with_passed(Config::clone(&config), &passed)?);
-    open_ports(&mut ports, &config)?;
+    let ports = Ports::passed()?;
+    config = Arc::new(ports.instead(Config::clone(&config))?);
     let secrets = Secrets::read(&config)?;
+    ports.begin(&config);
     let engine = hands
-        .run({
+        .attempt({
             let config = config.clone();
             move || Engine::new(config)
         })
-        .await?;
+        .await??;
     let mut outfit = Outfit { hands, confinement, ring, journal, started, secrets, before: None };
     // Before anything can happen.
     outfit.journal.tell([News::new(Kind::Started, format!("cgrove {} on {}", env!("CARGO_PKG_VERSION"), config.node))]);
@@ -77,11 +77,20 @@ pub(crate) async fn run(
             _ = hup.recv() => {}
         }
         service::reloading();
-        let new = match prepare_reload(config_path, &mut ports, &passed, &outfit.confinement) {
-            Ok((new, read)) => {
-                outfit.secrets = read;
-                Arc::new(new)
-            }
+        let before = reload::Before {
+            path: config_path.to_owned(),
+            config: config.clone(),
+            ports: ports.clone(),
+            confinement: outfit.confinement.clone(),
+        };
+        let ready = tokio::select! {
+            ready = reload::prepare(before, &outfit.hands) => ready,
+            _ = term.recv() => return daemon.stop().await,
+            _ = int.recv() => return daemon.stop().await,
+            exit = daemon.ended() => return Err(exit),
+        };
+        let ready = match ready {
+            Ok(ready) => ready,
             Err(e) => {
                 error!("reload: {}; the configuration stays as it was", e.message);
                 service::ready();
@@ -98,16 +107,12 @@ pub(crate) async fn run(
                 return wind_up(finish, redis).await;
             }
         };
+        let new = ready.config;
+        outfit.secrets = ready.secrets;
         outfit.ring.resize(new.usage.keep, new.usage.memory);
         outfit.journal.resize(new.events.keep);
-        let engine = outfit
-            .hands
-            .run({
-                let new = new.clone();
-                move || old.reconfigure(new)
-            })
-            .await?;
-        ports.retain(|address, _| new.server.listen.contains(address));
+        let engine = old.reconfigure(new.clone(), ready.claim);
+        ports.change(&new, ready.ports);
         config = new;
         outfit.journal.tell([News::new(Kind::Reloaded, format!("with {} as it is now", config_path.display()))]);
         daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone())?;
@@ -128,76 +133,12 @@ struct Outfit {
     before: Option<Arc<source::Document>>,
 }
 
-/// What files beside the configuration hold: keys, tokens, certificates.
-#[derive(Clone)]
-struct Secrets {
-    proof: Proof,
-    demands: Demands,
-}
-
-impl Secrets {
-    fn read(config: &Config) -> Result<Self, Exit> {
-        let proof = Proof::read(config).map_err(Exit::config)?;
-        Ok(Self { proof, demands: Demands::read(config).map_err(Exit::config)? })
-    }
-}
-
-/// Everything that may go wrong with a new configuration, tried before the old one ends.
-fn prepare_reload(
-    config_path: &Path,
-    ports: &mut Ports,
-    passed: &[Address],
-    confinement: &Confinement,
-) -> Result<(Config, Secrets), Exit> {
-    let config = config::load(config_path, config::environment())?;
-    confinement.allows(&config).map_err(Exit::config)?;
-    let config = with_passed(config, passed)?;
-    permission::check(&config)?;
-    let secrets = Secrets::read(&config)?;
-    open_ports(ports, &config)?;
-    Ok((config, secrets))
-}
-
-/// Ports that systemd opened for us stay ours for good.
-fn take_passed(ports: &mut Ports) -> Result<Vec<Address>, Exit> {
-    let mut passed = Vec::new();
-    for listener in service::sockets()? {
-        let address = listener.address().map_err(|e| Exit::unavailable(e.to_string()))?;
-        passed.push(address.clone());
-        ports.insert(address, listener);
-    }
-    Ok(passed)
-}
-
-/// Passed sockets take the place of `server.listen`; who may reach them is checked as for any other.
-fn with_passed(mut config: Config, passed: &[Address]) -> Result<Config, Exit> {
-    if !passed.is_empty() {
-        config.server.listen = passed.to_vec();
-        config::check_reach(&config.server)
-            .map_err(|why| Exit::config(format!("the socket that systemd passed: {why}")))?;
-    }
-    Ok(config)
-}
-
-/// Opens what is not open yet. The port comes first: whoever asks early is told what is missing.
-fn open_ports(ports: &mut Ports, config: &Config) -> Result<(), Exit> {
-    for address in &config.server.listen {
-        if !ports.contains_key(address) {
-            let port = Port::open(address)
-                .map_err(|e| Exit::unavailable(format!("server.listen {address}: {e}; is another cgrove running?")))?;
-            ports.insert(address.clone(), port);
-        }
-    }
-    Ok(())
-}
-
 struct Daemon {
     stop: watch::Sender<bool>,
     reconciler: tokio::task::JoinHandle<Result<Option<Engine>, EngineError>>,
     tasks: JoinSet<()>,
     gone: CancellationToken,
-    /// All are free when every client has left.
-    connections: (Arc<Semaphore>, usize),
+    library: Arc<Library>,
     document: watch::Receiver<Option<Arc<source::Document>>>,
     redis: Option<Redis>,
     sampler: Arc<sampler::Handle>,
@@ -230,16 +171,9 @@ impl Daemon {
         if let Some(redis) = redis.clone() {
             tasks.spawn(redis::run(redis, ring.clone(), board.clone()));
         }
-        let connections = Arc::new(Semaphore::new(config.server.max_connections));
         let library =
             Arc::new(Library::new(config.clone(), board.clone(), ring, reader, document.clone(), secrets.proof));
-        for address in &config.server.listen {
-            if let Some(port) = ports.get(address) {
-                let listener = port.listener().map_err(|e| io("server.listen", e))?;
-                tasks.spawn(serve::run(listener, library.clone(), connections.clone()));
-            }
-        }
-        let connections = (connections, config.server.max_connections);
+        ports.serve(&config, &library, &mut tasks);
         tasks.spawn(service::run(board.clone()));
         let gone = library.gone.clone();
         let ears = Ears::default();
@@ -247,7 +181,7 @@ impl Daemon {
         let reconciler = Reconciler::new(config.clone(), board, document.clone(), engine, hands, ears);
         let reconciler = tokio::spawn(reconciler.run(stopped));
         info!(node = config.node, parent = config.parent_shown(), listen = %config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "cgrove {} runs", env!("CARGO_PKG_VERSION"));
-        Ok(Self { stop, reconciler, tasks, gone, connections, document, redis, sampler, _demo: demo })
+        Ok(Self { stop, reconciler, tasks, gone, library, document, redis, sampler, _demo: demo })
     }
 
     /// Resolves only when something ends by itself: the parent belongs to another daemon, or a bug. Dying loudly is
@@ -259,10 +193,13 @@ impl Daemon {
                 result = &mut self.reconciler => return match result {
                     Ok(Err(e)) => e.into(),
                     Ok(Ok(_)) => Exit::software("the reconciler ended".into()),
-                    Err(e) => Exit::software(format!("the reconciler died: {e}")),
+                    Err(e) => Exit::bug("the reconciler", e),
                 },
                 Some(result) = self.tasks.join_next() => {
-                    return Exit::software(format!("a task ended: {}", result.err().map_or("by itself".into(), |e| e.to_string())));
+                    return match result {
+                        Ok(()) => Exit::software("a task ended by itself".into()),
+                        Err(e) => Exit::bug("a task", e),
+                    };
                 }
                 _ = pulse.tick() => if self.sampler.is_dead() {
                     return Exit::software("the sampler died".into());
@@ -278,7 +215,7 @@ impl Daemon {
         // First nobody is let in any more: who comes now waits for the next daemon instead of being cut off.
         self.tasks.shutdown().await;
         self.gone.cancel();
-        match result.map_err(|e| Exit::software(e.to_string()))?? {
+        match result.map_err(|e| Exit::bug("the reconciler", e))?? {
             Some(engine) => Ok(engine),
             None => Err(Exit::software("the reconciler lost its engine".into())),
         }
@@ -286,10 +223,14 @@ impl Daemon {
 
     /// Ends everything; the groups stay as they are.
     async fn stop(self) -> Result<(), Exit> {
-        let (redis, (connections, all)) = (self.redis.clone(), self.connections.clone());
+        let (redis, library) = (self.redis.clone(), self.library.clone());
         wind_up(self.finish(), redis).await?;
         // They are told why; whoever does not listen is not waited for.
-        let left = connections.acquire_many(u32::try_from(all).unwrap_or(u32::MAX));
+        let left = async {
+            while !library.crowd.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
         let _ = tokio::time::timeout(FAREWELL, left).await;
         Ok(())
     }
@@ -298,14 +239,17 @@ impl Daemon {
 /// Waits for the last reconcile, within reason, and gives the prefix in Redis up.
 async fn wind_up(finish: impl Future<Output = Result<Engine, Exit>>, redis: Option<Redis>) -> Result<(), Exit> {
     service::stopping();
-    if tokio::time::timeout(Duration::from_secs(20), finish).await.is_err() {
-        warn!("a reconcile did not end in time");
+    let mut ended = Ok(());
+    match tokio::time::timeout(LAST_ROUND, finish).await {
+        // A bug in the last round is a bug.
+        Ok(engine) => ended = engine.map(drop),
+        Err(_) => warn!("a reconcile did not end within {} s; it is left where it is", LAST_ROUND.as_secs()),
     }
     if let Some(redis) = redis {
         let _ = tokio::time::timeout(Duration::from_secs(1), redis.release()).await;
     }
     info!("stopped; the groups stay");
-    Ok(())
+    ended
 }
 
 /// The sampler measures what is in force.
@@ -328,7 +272,6 @@ fn describe(board: &Board, config: &Config, started: u64, confinement: Confineme
         s.capabilities = privileges::left();
         s.landlock = confinement;
         s.started = started;
-        s.server.listen = config.server.listen.iter().map(ToString::to_string).collect();
         (s.source.kind, s.source.place) = match config.tree.source {
             SourceKind::ZooKeeper => ("zookeeper", source::zookeeper::place(&config.zookeeper)),
             SourceKind::File => ("file", config.tree.path.display().to_string()),
