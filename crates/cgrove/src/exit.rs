@@ -84,3 +84,19 @@ impl From<EngineError> for Exit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bug_is_70_with_its_text() {
+        for exit in [
+            Exit::bug("the reconciler", tokio::spawn(async { panic!("a bug") }).await.map(|()| 0).unwrap_err()),
+            Exit::bug("a task", tokio::spawn(async { panic!("{} bug", "a") }).await.map(|()| 0).unwrap_err()),
+            Exit::from(EngineError::Lost),
+        ] {
+            assert!(exit.code == 70 && exit.message.contains("a bug") && exit.message.contains("report"), "{exit:?}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! opened, because somebody else holds it, keeps the daemon from nothing else: it is tried again.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -83,11 +84,10 @@ impl Ports {
     /// Opens what it can. The port comes first: whoever asks early is told what is missing.
     pub(crate) fn begin(&self, config: &Config) {
         for address in addresses(config) {
-            let mut ports = self.open();
-            if !ports.contains_key(&address) {
-                match open(config, &address) {
-                    Ok(port) => drop(ports.insert(address, port)),
-                    Err(e) => warn!("{}", sorry(&address, &e)),
+            if let Entry::Vacant(place) = self.open().entry(address) {
+                match open(config, place.key()) {
+                    Ok(port) => drop(place.insert(port)),
+                    Err(e) => warn!("{}", sorry(place.key(), &e)),
                 }
             }
         }

@@ -8,10 +8,10 @@ use crate::confine::Confinement;
 use crate::engine::{Claim, Engine};
 use crate::exit::Exit;
 use crate::hands::Hands;
-use crate::permission;
 use crate::ports::{Fresh, Ports};
 use crate::serve::Proof;
 use crate::source::Demands;
+use crate::{permission, privileges};
 use cgrove_config::{self as config, Config};
 
 /// Reading the configuration and the files that it names takes no longer.
@@ -72,6 +72,7 @@ fn read(before: &Before) -> Result<(Arc<Config>, Secrets, Fresh), Exit> {
     let config = config::load(&before.path, config::environment())?;
     before.confinement.allows(&config).map_err(Exit::config)?;
     let config = before.ports.instead(config)?;
+    privileges::gained(&before.config, &config).map_err(Exit::config)?;
     permission::check(&config)?;
     let secrets = Secrets::read(&config)?;
     let ports = before.ports.prepare(&before.config, &config)?;

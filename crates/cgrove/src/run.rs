@@ -283,3 +283,17 @@ fn describe(board: &Board, config: &Config, started: u64, confinement: Confineme
         s.store.connected = config.usage.store == StoreKind::Memory;
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bug_in_the_last_round_is_no_success_and_a_round_without_end_is_left() {
+        let bug = wind_up(async { Err(Exit::software("a bug".into())) }, None).await;
+        assert_eq!(bug.unwrap_err().code, 70);
+        let start = tokio::time::Instant::now();
+        assert!(wind_up(std::future::pending(), None).await.is_ok());
+        assert!(start.elapsed() < Duration::from_secs(12));
+    }
+}

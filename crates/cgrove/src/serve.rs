@@ -3,6 +3,7 @@
 
 mod access;
 mod api;
+mod connection;
 mod crowd;
 mod dropped;
 mod fair;
@@ -22,9 +23,7 @@ mod subscriptions;
 mod tls;
 mod tokens;
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{Either, Full, StreamBody};
@@ -33,20 +32,21 @@ use hyper::header::{
     CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
     WWW_AUTHENTICATE,
 };
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use access::Refusal;
-use crowd::{Crowd, Member, Stage};
+use connection::Count;
+pub(crate) use connection::run;
+use crowd::Crowd;
 use dropped::{Dropped, Why};
 use fair::Fair;
 use peer::Peer;
-use port::{Ends, Raw};
+use port::Ends;
 pub(crate) use port::{For, GROUP as SOCKET_GROUP, Listener, Port, Short};
 pub(crate) use tls::Certificates;
 pub(crate) use tokens::Tokens;
@@ -57,14 +57,6 @@ use crate::store::redis::Redis;
 use crate::store::ring::Ring;
 use cgrove_config::{Config, Roles};
 
-/// A client must have sent its request by then.
-const HEADERS: Duration = Duration::from_secs(10);
-/// Without clients the loop shows this often that it is alive.
-const QUIET: Duration = Duration::from_secs(5);
-/// Who came when all places were taken has its answer about health by then.
-const LIMITED: Duration = Duration::from_secs(5);
-/// Without descriptors nobody is let in for so long.
-const SHORT_OF: Duration = Duration::from_millis(20);
 /// Replies under way to all clients together, in KiB.
 const IN_FLIGHT: usize = 64 << 10;
 /// Wide questions at a time; one peer's are one fewer.
@@ -145,100 +137,6 @@ impl Library {
 
     fn dropped(&self, peer: Peer, why: Why) {
         self.dropped.one_more(&self.board, peer, why);
-    }
-}
-
-/// Serves until dropped.
-pub(crate) async fn run(listener: Listener, library: Arc<Library>) {
-    let pulse = library.board.pulses.of("server", Duration::from_secs(30));
-    loop {
-        pulse.beat();
-        let Ok(accepted) = tokio::time::timeout(QUIET, listener.accept()).await else { continue };
-        let (raw, ends) = match accepted {
-            Ok(pair) => pair,
-            Err(e) => {
-                // Out of descriptors, or the client was gone already.
-                debug!("accept: {e}");
-                if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) {
-                    library.crowd.shed().into_iter().for_each(|peer| library.dropped(peer, Why::Room));
-                    tokio::time::sleep(SHORT_OF).await;
-                }
-                continue;
-            }
-        };
-        let admitted = library.crowd.enter(ends.door(), ends.whose);
-        if let Some(gone) = admitted.gone {
-            library.dropped(gone, Why::Room);
-        }
-        tokio::spawn(connection(raw, ends, library.clone(), admitted.member));
-    }
-}
-
-const EMFILE: i32 = nix::errno::Errno::EMFILE as i32;
-const ENFILE: i32 = nix::errno::Errno::ENFILE as i32;
-
-async fn connection(raw: Raw, mut ends: Ends, library: Arc<Library>, member: Member) {
-    library.board.update(|s| s.server.connections += 1);
-    let limited = member.limited;
-    let count = Arc::new(Count { library: library.clone(), member });
-    let gone = library.gone.clone();
-    let pushed_out = count.member.pushed_out();
-    let serving = async {
-        let greeting = port::greet(raw, &mut ends, library.proof.certificates.as_ref());
-        let stream = match tokio::time::timeout(HEADERS, greeting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(e)) => return debug!(peer = %ends, "greeting: {e}"),
-            Err(_) => return debug!(peer = %ends, "greeting: no answer"),
-        };
-        let service = service_fn(|request| {
-            let (library, count) = (library.clone(), count.clone());
-            async move {
-                count.member.is(Stage::Busy);
-                let mut reply = route(request, ends, library, count.clone()).await;
-                if count.member.limited {
-                    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                // What is still to be sent is a task of its own; who takes it slowly is as good as idle.
-                count.member.is(Stage::Idle);
-                Ok::<_, Infallible>(reply)
-            }
-        });
-        let served = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS)
-            .max_buf_size(16 << 10)
-            .serve_connection(TokioIo::new(patient::Patient::new(stream)), service)
-            .with_upgrades();
-        if let Err(e) = served.await {
-            if patient::was_slow(&e) {
-                library.dropped(ends.whose, Why::Slow);
-            }
-            debug!(peer = %ends, "connection: {e}");
-        }
-    };
-    let longest = async {
-        match limited {
-            true => tokio::time::sleep(LIMITED).await,
-            false => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = gone.cancelled() => {}
-        () = pushed_out.cancelled() => {}
-        () = longest => {}
-        () = serving => {}
-    }
-}
-
-/// Counts a connection for as long as anything of it lives.
-struct Count {
-    library: Arc<Library>,
-    member: Member,
-}
-
-impl Drop for Count {
-    fn drop(&mut self) {
-        self.library.board.update(|s| s.server.connections -= 1);
     }
 }
 

@@ -83,7 +83,8 @@ fn from_no_other_site(config: &Config, path: &str, headers: &HeaderMap) -> Resul
     let elsewhere = sites.filter(|site| !site.to_str().is_ok_and(here)).count() > 0;
     // A link to the page may stand anywhere.
     let followed = says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document") && page::is_file(path);
-    if elsewhere && !(followed && !wants_websocket(headers)) { Err(OTHER) } else { Ok(()) }
+    let harmless = followed && !wants_websocket(headers);
+    if elsewhere && !harmless { Err(OTHER) } else { Ok(()) }
 }
 
 /// What monitoring and balancers ask.

@@ -44,8 +44,11 @@ impl Why {
     }
 }
 
+/// How many were not said yet, and when the last line was.
+type Lines = HashMap<(Why, Option<Peer>), (u64, Instant)>;
+
 #[derive(Default)]
-pub(super) struct Dropped(Mutex<HashMap<(Why, Option<Peer>), (u64, Instant)>>);
+pub(super) struct Dropped(Mutex<Lines>);
 
 /// Peers with a line of their own; others share one.
 const MOST: usize = 64;

@@ -29,6 +29,10 @@ use cgrove_config::Address;
 /// slow but steady reader looked like one that takes nothing.
 const SEND_BUFFER: usize = 256 << 10;
 
+/// Connections that the kernel holds until they are let in (net.core.somaxconn bounds it): a crowd that comes at once
+/// makes nobody wait for the kernel's next attempt.
+const BACKLOG: i32 = 4096;
+
 /// Who may use the unix socket beside root.
 pub(crate) const GROUP: &str = "cgrove";
 /// A TLS connection begins with a record of this type: handshake (RFC 8446, 5.1).
@@ -65,6 +69,7 @@ impl Port {
         match address {
             Address::Tcp(address) => {
                 let listener = std::net::TcpListener::bind(address)?;
+                rustix::net::listen(&listener, BACKLOG)?;
                 listener.set_nonblocking(true)?;
                 Ok(Self::Tcp(listener))
             }
@@ -117,6 +122,7 @@ fn open_unix(path: &Path, whom: For) -> io::Result<(std::os::unix::net::UnixList
                 Err(e) => warn!("{}: its group cannot become {GROUP}: {e}; only root may use it", path.display()),
             }
         }
+        rustix::net::listen(&listener, BACKLOG)?;
         fs::rename(newborn, path)?;
         listener.set_nonblocking(true)
     };
@@ -255,7 +261,7 @@ pub(super) async fn greet(raw: Raw, ends: &mut Ends, certificates: Option<&Arc<C
     if stream.peek(&mut first).await? == 0 || first[0] != HANDSHAKE {
         return Ok(Stream::Tcp(stream));
     }
-    let stream = TlsAcceptor::from(certificates.current()).accept(stream).await?;
+    let stream = TlsAcceptor::from(certificates.current().await).accept(stream).await?;
     ends.tls = true;
     ends.certified = stream.get_ref().1.peer_certificates().is_some();
     Ok(Stream::Tls(Box::new(stream)))
