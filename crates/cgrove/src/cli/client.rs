@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use super::args::{Args, Whom};
 use super::document;
 use crate::exit::Exit;
-use crate::owner::{self, canonical};
+use crate::owner;
 use crate::ports;
 use crate::serve::Short;
 
@@ -233,11 +233,7 @@ impl Listens {
     fn check(&self) -> Result<(), Unreached> {
         let user = match self {
             Self::Known(uid) => *uid,
-            Self::Here(here, there) => {
-                let listed = || owner::read().get(&(canonical(*there), canonical(*here))).copied();
-                let user = owner::of(*here, *there).unwrap_or_else(|_| listed());
-                user.ok_or(Unreached::Untold)?
-            }
+            Self::Here(here, there) => owner::of(*here, *there).ok_or(Unreached::Untold)?,
         };
         if user == 0 || user == nix::unistd::geteuid().as_raw() {
             return Ok(());
