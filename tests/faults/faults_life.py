@@ -9,6 +9,7 @@ import time
 
 import kit
 from faults_kernel import SYSTEM_CALLS, last_digest
+from faults_reload import bad_address, bad_secret, held_parent, nested_parent, stuck_at_stop  # noqa: F401 - rows name them
 from kit import cpu_tree, eventually
 
 

@@ -6,15 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cgrove_cgroupfs::Fault;
 use cgrove_cgroupfs::apply::{Apply, Outcome};
 use cgrove_cgroupfs::attach::Origins;
+use cgrove_cgroupfs::doing;
 use cgrove_cgroupfs::host::Host;
 use cgrove_cgroupfs::lock::{Lock, LockError};
 use cgrove_cgroupfs::mark::take_over;
 use cgrove_cgroupfs::notices::{Ground, Place};
 use cgrove_cgroupfs::observe::{Scope, lingering, parents_stand};
 use cgrove_cgroupfs::paths::Tree;
-use cgrove_cgroupfs::{Fault, doing, lock};
 use cgrove_core::actual::{Actual, Version};
 use cgrove_core::desired::Desired;
 use cgrove_core::ids::GroupPath;
@@ -22,6 +23,7 @@ use cgrove_core::plan::{Action, Approval, Note, Op, Plan, Removal, covers, plan}
 use tracing::field::Empty;
 
 use crate::claims::{Answers, Files};
+use crate::exit::Exit;
 use crate::progress::Progress;
 use crate::pulse::Pulse;
 use crate::state::{Keeper, Memory};
@@ -73,16 +75,27 @@ pub(crate) enum EngineError {
     Lock(#[from] LockError),
     #[error(transparent)]
     Fault(#[from] Fault),
+    /// It was lent to work that panicked.
+    #[error("a bug ended the round before this one")]
+    Lost,
 }
+
+/// What another configuration needs of the kernel: the lock of its parent, where that is another one.
+pub(crate) struct Claim(Option<Lock>);
 
 impl Engine {
     /// Locks the parent: one daemon each.
     pub(crate) fn new(config: Arc<Config>, keeper: Keeper) -> Result<Self, EngineError> {
         let host = Host::discover(&config.cgroup.dir)?;
-        let mut lock = lock::Lock::default();
+        let mut lock = Lock::default();
         lock.acquire(&host, config.parents())?;
-        Ok(Self {
-            memory: Memory::new(keeper, config.parents().clone()),
+        let parents = config.parents().clone();
+        Ok(Self::with(config, lock, Memory::new(keeper, parents)))
+    }
+
+    fn with(config: Arc<Config>, lock: Lock, memory: Memory) -> Self {
+        Self {
+            memory,
             config,
             lock,
             origins: Origins::default(),
@@ -92,17 +105,40 @@ impl Engine {
             answers: Arc::default(),
             pulse: None,
             progress: None,
-        })
+        }
     }
 
-    /// Goes on with another configuration, keeping the lock where the parent is the same.
-    pub(crate) fn reconfigure(self, config: Arc<Config>, keeper: Keeper) -> Result<Self, EngineError> {
-        if self.config.parents() != config.parents() || self.config.cgroup.dir != config.cgroup.dir {
-            drop(self);
-            return Self::new(config, keeper);
+    /// Claims another configuration's parent, while the present one stays ours.
+    pub(crate) fn claim(old: &Config, new: &Config) -> Result<Claim, Exit> {
+        if old.parents() == new.parents() && old.cgroup.dir == new.cgroup.dir {
+            return Ok(Claim(None));
         }
-        let memory = self.memory.moved(keeper, config.parents().clone());
-        Ok(Self { config, memory, ..self })
+        let (here, there) = (Host::discover(&old.cgroup.dir)?, Host::discover(&new.cgroup.dir)?);
+        for mount in &there.mounts {
+            let dir = |config: &Config| Tree::new(mount, config.parents()).dir(&GroupPath::root());
+            let (before, after) = (dir(old), dir(new));
+            if here.mounts.contains(mount) && (before.starts_with(&after) || after.starts_with(&before)) {
+                let (before, after) = (before.display(), after.display());
+                return Err(Exit::config(format!(
+                    "cgroup.parent: {after} and the present parent {before} are one inside the other: restart the daemon for that"
+                )));
+            }
+        }
+        let mut lock = Lock::default();
+        lock.acquire(&there, new.parents()).map_err(EngineError::from)?;
+        Ok(Claim(Some(lock)))
+    }
+
+    /// Goes on with another configuration, for which everything was claimed before.
+    pub(crate) fn reconfigure(self, config: Arc<Config>, keeper: Keeper, claim: Claim) -> Self {
+        let parents = config.parents().clone();
+        match claim.0 {
+            Some(lock) => Self::with(config, lock, Memory::new(keeper, parents)),
+            None => {
+                let memory = self.memory.moved(keeper, parents);
+                Self { config, memory, ..self }
+            }
+        }
     }
 
     /// Makes the kernel's tree equal to `desired`, as far as the guard allows. `previous` is the digest of the

@@ -3,6 +3,8 @@
 use cgrove_cgroupfs::Fault;
 use cgrove_cgroupfs::lock::LockError;
 
+use tokio::task::JoinError;
+
 use crate::engine::EngineError;
 use cgrove_config::ConfigError;
 use cgrove_state::StateError;
@@ -36,6 +38,18 @@ impl Exit {
     }
     pub(crate) fn software(message: String) -> Self {
         Self::new(70, message)
+    }
+    /// A task that panicked.
+    pub(crate) fn bug(what: &str, error: JoinError) -> Self {
+        let text = match error.try_into_panic() {
+            Ok(panic) => match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+                (Some(text), _) => (*text).to_owned(),
+                (None, Some(text)) => text.clone(),
+                (None, None) => "it panicked".to_owned(),
+            },
+            Err(error) => error.to_string(),
+        };
+        Self::software(format!("a bug ended {what}: {text}; please report it with the lines before"))
     }
     pub(crate) fn config(message: String) -> Self {
         Self::new(78, message)
@@ -77,7 +91,24 @@ impl From<EngineError> for Exit {
     fn from(e: EngineError) -> Self {
         match e {
             EngineError::Fault(fault) | EngineError::Lock(LockError::Fault(fault)) => fault.into(),
+            EngineError::Lost => Self::software(format!("{e}; please report it with the lines before")),
             EngineError::Lock(e @ LockError::Taken { .. }) => Self::unavailable(e.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bug_is_70_with_its_text() {
+        for exit in [
+            Exit::bug("the reconciler", tokio::spawn(async { panic!("a bug") }).await.map(|()| 0).unwrap_err()),
+            Exit::bug("a task", tokio::spawn(async { panic!("{} bug", "a") }).await.map(|()| 0).unwrap_err()),
+            Exit::from(EngineError::Lost),
+        ] {
+            assert!(exit.code == 70 && exit.message.contains("a bug") && exit.message.contains("report"), "{exit:?}");
         }
     }
 }

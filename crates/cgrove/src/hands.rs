@@ -8,6 +8,8 @@ use std::sync::mpsc::{Sender, channel};
 use cgrove_cgroupfs::doing::{self, Doing};
 use tokio::sync::oneshot;
 
+use crate::exit::Exit;
+
 type Work = Box<dyn FnOnce() + Send>;
 
 /// A way to give the thread work; it ends when the last of these is gone.
@@ -54,6 +56,17 @@ impl Hands {
     }
 }
 
+impl Hands {
+    /// As [`Hands::run`], for those who answer for the whole daemon: a panic becomes exit code 70, with its text.
+    pub(crate) async fn attempt<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Exit> {
+        let hands = self.clone();
+        tokio::spawn(async move { hands.run(work).await }).await.map_err(|e| Exit::bug("the worker", e))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +80,8 @@ mod tests {
         let died = tokio::spawn(async move { other.run(|| panic!("a bug")).await }).await;
         assert!(died.is_err_and(|e| e.is_panic()));
         assert_eq!(hands.run(|| 2 + 2).await, 4);
+        let exit = hands.attempt(|| panic!("a bug")).await.map(|()| 0).unwrap_err();
+        assert!(exit.code == 70 && exit.message.contains("a bug"), "{exit:?}");
+        assert_eq!(hands.attempt(|| 2 + 2).await.unwrap(), 4);
     }
 }

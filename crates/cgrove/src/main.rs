@@ -6,6 +6,10 @@ mod permission;
 mod privileges;
 mod run;
 
+mod deadline;
+mod ports;
+mod reload;
+
 mod source;
 mod state;
 
@@ -35,6 +39,7 @@ mod demo;
 mod exit;
 mod log;
 mod memory;
+mod owner;
 mod term;
 mod traces;
 

@@ -35,6 +35,18 @@ fn needed(config: &Config) -> CapabilitySet {
     set | config.keep_capabilities
 }
 
+/// What a reload would need that the start gave up.
+pub(crate) fn gained(old: &Config, new: &Config) -> Result<(), String> {
+    let have = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    // Without it a socket is root's alone, and that is said.
+    let missing = needed(new) - needed(old) - have - CapabilitySet::CHOWN;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
+    Err(format!("it needs {}, which was given up at the start: restart the daemon for that", names.join(" ")))
+}
+
 /// Gives up what is not needed, in this thread and all that it will start. A reload that needs more than the start
 /// did needs a restart.
 pub(crate) fn drop_all_but_needed(config: &Config) {

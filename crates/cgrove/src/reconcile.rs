@@ -215,9 +215,12 @@ impl Reconciler {
         seen.iter().any(|(process, traits)| sources.concern(process, traits))
     }
 
-    /// Lends the engine to the hands. `None`: it was never given back, because the work died.
-    async fn by_hands<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Engine) -> T + Send + 'static) -> Option<T> {
-        let mut engine = self.engine.take()?;
+    /// Lends the engine to the hands. Work that panicked never gave it back: nothing goes on without.
+    async fn by_hands<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Engine) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let mut engine = self.engine.take().ok_or(EngineError::Lost)?;
         let (engine, result) = self
             .hands
             .run(move || {
@@ -226,7 +229,7 @@ impl Reconciler {
             })
             .await;
         self.engine = Some(engine);
-        Some(result)
+        Ok(result)
     }
 
     /// A whole reconcile.
@@ -239,10 +242,10 @@ impl Reconciler {
         self.backoff.hear(event);
         let previous = document.previous.clone();
         let desired = document.desired.clone();
-        self.watch_pid_files(&document).await;
+        self.watch_pid_files(&document).await?;
         let work = move |engine: &mut Engine| engine.reconcile(&desired, previous);
         let began = Instant::now();
-        let Some(result) = self.by_hands(work).await else { return Ok(()) };
+        let result = self.by_hands(work).await?;
         self.last_look = Instant::now();
         self.board.timings.reconcile.observe(began.elapsed().as_secs_f64());
         match result {
@@ -259,7 +262,7 @@ impl Reconciler {
                 });
                 self.schedule(true);
             }
-            Err(e @ EngineError::Lock(_)) => return Err(e),
+            Err(e @ (EngineError::Lock(_) | EngineError::Lost)) => return Err(e),
         }
         Ok(())
     }
@@ -269,10 +272,10 @@ impl Reconciler {
         self.next_tasks = self.last_tasks + self.config.tasks.interval;
         let Some(document) = self.document.borrow().clone() else { return Ok(()) };
         let desired = document.desired.clone();
-        self.watch_pid_files(&document).await;
+        self.watch_pid_files(&document).await?;
         let prompted = std::mem::take(&mut self.prompted);
         let work = move |engine: &mut Engine| engine.sync_tasks(&desired, prompted);
-        let Some(result) = self.by_hands(work).await else { return Ok(()) };
+        let result = self.by_hands(work).await?;
         match result {
             Ok(synced) => self.record_tasks(&synced),
             Err(e) => warn!("tasks: {e}"),
@@ -281,12 +284,13 @@ impl Reconciler {
     }
 
     /// Before the look, so that nothing written in between is missed.
-    async fn watch_pid_files(&mut self, document: &Document) {
+    async fn watch_pid_files(&mut self, document: &Document) -> Result<(), EngineError> {
         let desired = document.desired.clone();
-        let Some(dirs) = self.by_hands(move |engine| engine.pid_directories(&desired)).await else { return };
+        let dirs = self.by_hands(move |engine| engine.pid_directories(&desired)).await?;
         if let Some(watch) = &mut self.pid_dirs {
             watch.set(dirs).await;
         }
+        Ok(())
     }
 
     /// When to look again without a hint.

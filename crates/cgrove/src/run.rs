@@ -1,12 +1,11 @@
 //! The daemon: starts and stops every task, answers signals. One owner, no globals.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -18,22 +17,23 @@ use crate::engine::{Engine, EngineError};
 use crate::events::{Ears, Journal, News};
 use crate::exit::Exit;
 use crate::hands::Hands;
+use crate::ports::Ports;
 use crate::reconcile::Reconciler;
-use crate::serve::{self, Library, Port, Proof};
-use crate::source::{self, Demands, Intake, Origin, last_good};
+use crate::reload::{self, Secrets};
+use crate::serve::Library;
+use crate::source::{self, Intake, Origin, last_good};
 use crate::state::{self, Change, Keeper, Key};
 use crate::status::Board;
 use crate::store::redis::{self, Redis};
 use crate::store::ring::Ring;
-use crate::{permission, privileges, sampler, service, term};
-use cgrove_config::{self as config, Address, Config, SourceKind, StoreKind};
+use crate::{deadline, permission, privileges, sampler, service, term};
+use cgrove_config::{Config, SourceKind, StoreKind};
 use cgrove_core::event::Kind;
-
-/// The ports that are open, kept across reloads so that nobody is refused meanwhile.
-type Ports = BTreeMap<Address, Port>;
 
 /// Clients are given so long to hear that the daemon stops.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// A reconcile under way is waited for so long when the daemon stops; then it is left where it is.
+const LAST_ROUND: Duration = Duration::from_secs(10);
 
 /// The disk is given so long to take what waits for it when the daemon stops.
 const LAST_WRITES: Duration = Duration::from_secs(2);
@@ -50,22 +50,22 @@ pub(crate) async fn run(
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
+    deadline::watch().map_err(failed)?;
     let ring = Arc::new(Ring::new(config.usage.keep, config.usage.memory));
     let journal = Arc::new(Journal::new(config.events.keep));
     let started = now();
     permission::check(&config)?;
-    let mut ports = Ports::new();
-    let passed = take_passed(&mut ports)?;
-    config = Arc::new(with_passed(Config::clone(&config), &passed)?);
-    open_ports(&mut ports, &config)?;
+    let ports = Ports::passed()?;
+    config = Arc::new(ports.instead(Config::clone(&config))?);
     let secrets = Secrets::read(&config)?;
     let keeper = open_state(&config).await?;
+    ports.begin(&config);
     let engine = hands
-        .run({
+        .attempt({
             let (config, keeper) = (config.clone(), keeper.clone());
             move || Engine::new(config, keeper)
         })
-        .await?;
+        .await??;
     let mut outfit = Outfit { hands, confinement, ring, journal, started, secrets, keeper, before: None };
     // Before anything can happen.
     outfit.journal.tell([News::new(Kind::Started, format!("cgrove {} on {}", env!("CARGO_PKG_VERSION"), config.node))]);
@@ -84,12 +84,21 @@ pub(crate) async fn run(
             _ = hup.recv() => {}
         }
         service::reloading();
-        let prepared = prepare_reload(config_path, &mut ports, &passed, &outfit).await;
-        let new = match prepared {
-            Ok((new, read, keeper)) => {
-                (outfit.secrets, outfit.keeper) = (read, keeper);
-                Arc::new(new)
-            }
+        let before = reload::Before {
+            path: config_path.to_owned(),
+            config: config.clone(),
+            ports: ports.clone(),
+            confinement: outfit.confinement.clone(),
+            keeper: outfit.keeper.clone(),
+        };
+        let ready = tokio::select! {
+            ready = reload::prepare(before, &outfit.hands) => ready,
+            _ = term.recv() => return daemon.stop().await,
+            _ = int.recv() => return daemon.stop().await,
+            exit = daemon.ended() => return Err(exit),
+        };
+        let ready = match ready {
+            Ok(ready) => ready,
             Err(e) => {
                 error!("reload: {}; the configuration stays as it was", e.message);
                 service::ready();
@@ -99,24 +108,21 @@ pub(crate) async fn run(
         info!("reloading");
         let redis = daemon.redis.clone();
         outfit.before = daemon.document.borrow().clone();
-        carry_over(&mut outfit, &config, &new);
+        outfit.keeper = ready.keeper;
+        carry_over(&mut outfit, &config, &ready.config);
         let mut finish = std::pin::pin!(daemon.finish());
         let old = tokio::select! {
             engine = &mut finish => engine?,
             _ = async { tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} } } => {
-                return wind_up(finish, redis, outfit.keeper).await;
+                return wind_up(finish, redis, Some(outfit.keeper)).await;
             }
         };
+        let new = ready.config;
+        outfit.secrets = ready.secrets;
         outfit.ring.resize(new.usage.keep, new.usage.memory);
         outfit.journal.resize(new.events.keep);
-        let engine = outfit
-            .hands
-            .run({
-                let (new, keeper) = (new.clone(), outfit.keeper.clone());
-                move || old.reconfigure(new, keeper)
-            })
-            .await?;
-        ports.retain(|address, _| new.server.listen.contains(address));
+        let engine = old.reconfigure(new.clone(), outfit.keeper.clone(), ready.claim);
+        ports.change(&new, ready.ports);
         config = new;
         outfit.journal.tell([News::new(Kind::Reloaded, format!("with {} as it is now", config_path.display()))]);
         daemon = Daemon::start(config.clone(), &ports, engine, outfit.clone()).await?;
@@ -138,40 +144,6 @@ struct Outfit {
     before: Option<Arc<source::Document>>,
 }
 
-/// What files beside the configuration hold: keys, tokens, certificates.
-#[derive(Clone)]
-struct Secrets {
-    proof: Proof,
-    demands: Demands,
-}
-
-impl Secrets {
-    fn read(config: &Config) -> Result<Self, Exit> {
-        let proof = Proof::read(config).map_err(Exit::config)?;
-        Ok(Self { proof, demands: Demands::read(config).map_err(Exit::config)? })
-    }
-}
-
-/// Everything that may go wrong with a new configuration, tried before the old one ends.
-async fn prepare_reload(
-    config_path: &Path,
-    ports: &mut Ports,
-    passed: &[Address],
-    outfit: &Outfit,
-) -> Result<(Config, Secrets, Keeper), Exit> {
-    let config = config::load(config_path, config::environment())?;
-    outfit.confinement.allows(&config).map_err(Exit::config)?;
-    let config = with_passed(config, passed)?;
-    permission::check(&config)?;
-    let secrets = Secrets::read(&config)?;
-    let keeper = match &outfit.keeper {
-        same if *same.dir().path() == *config.tree.state_dir => same.clone(),
-        _ => open_state(&config).await?,
-    };
-    open_ports(ports, &config)?;
-    Ok((config, secrets, keeper))
-}
-
 /// The state directory, for this process alone. On a thread of its own: a disk may be slow.
 async fn open_state(config: &Config) -> Result<Keeper, Exit> {
     let dir = config.tree.state_dir.clone();
@@ -189,46 +161,12 @@ fn carry_over(outfit: &mut Outfit, old: &Config, new: &Config) {
     }
 }
 
-/// Ports that systemd opened for us stay ours for good.
-fn take_passed(ports: &mut Ports) -> Result<Vec<Address>, Exit> {
-    let mut passed = Vec::new();
-    for listener in service::sockets()? {
-        let address = listener.address().map_err(|e| Exit::unavailable(e.to_string()))?;
-        passed.push(address.clone());
-        ports.insert(address, listener);
-    }
-    Ok(passed)
-}
-
-/// Passed sockets take the place of `server.listen`; who may reach them is checked as for any other.
-fn with_passed(mut config: Config, passed: &[Address]) -> Result<Config, Exit> {
-    if !passed.is_empty() {
-        config.server.listen = passed.to_vec();
-        config::check_reach(&config.server)
-            .map_err(|why| Exit::config(format!("the socket that systemd passed: {why}")))?;
-    }
-    Ok(config)
-}
-
-/// Opens what is not open yet. The port comes first: whoever asks early is told what is missing.
-fn open_ports(ports: &mut Ports, config: &Config) -> Result<(), Exit> {
-    for address in &config.server.listen {
-        if !ports.contains_key(address) {
-            let port = Port::open(address)
-                .map_err(|e| Exit::unavailable(format!("server.listen {address}: {e}; is another cgrove running?")))?;
-            ports.insert(address.clone(), port);
-        }
-    }
-    Ok(())
-}
-
 struct Daemon {
     stop: watch::Sender<bool>,
     reconciler: tokio::task::JoinHandle<Result<Option<Engine>, EngineError>>,
     tasks: JoinSet<()>,
     gone: CancellationToken,
-    /// All are free when every client has left.
-    connections: (Arc<Semaphore>, usize),
+    library: Arc<Library>,
     document: watch::Receiver<Option<Arc<source::Document>>>,
     redis: Option<Redis>,
     sampler: Arc<sampler::Handle>,
@@ -264,16 +202,9 @@ impl Daemon {
         if let Some(redis) = redis.clone() {
             tasks.spawn(redis::run(redis, ring.clone(), board.clone()));
         }
-        let connections = Arc::new(Semaphore::new(config.server.max_connections));
         let library =
             Arc::new(Library::new(config.clone(), board.clone(), ring, reader, document.clone(), secrets.proof));
-        for address in &config.server.listen {
-            if let Some(port) = ports.get(address) {
-                let listener = port.listener().map_err(|e| io("server.listen", e))?;
-                tasks.spawn(serve::run(listener, library.clone(), connections.clone()));
-            }
-        }
-        let connections = (connections, config.server.max_connections);
+        ports.serve(&config, &library, &mut tasks);
         tasks.spawn(service::run(board.clone()));
         let gone = library.gone.clone();
         let ears = Ears::default();
@@ -281,7 +212,7 @@ impl Daemon {
         let reconciler = Reconciler::new(config.clone(), board, document.clone(), engine, hands, ears);
         let reconciler = tokio::spawn(reconciler.run(stopped));
         info!(node = config.node, parent = config.parent_shown(), listen = %config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "cgrove {} runs", env!("CARGO_PKG_VERSION"));
-        Ok(Self { stop, reconciler, tasks, gone, connections, document, redis, sampler, keeper, _demo: demo })
+        Ok(Self { stop, reconciler, tasks, gone, library, document, redis, sampler, keeper, _demo: demo })
     }
 
     /// Resolves only when something ends by itself: the parent belongs to another daemon, or a bug. Dying loudly is
@@ -293,10 +224,13 @@ impl Daemon {
                 result = &mut self.reconciler => return match result {
                     Ok(Err(e)) => e.into(),
                     Ok(Ok(_)) => Exit::software("the reconciler ended".into()),
-                    Err(e) => Exit::software(format!("the reconciler died: {e}")),
+                    Err(e) => Exit::bug("the reconciler", e),
                 },
                 Some(result) = self.tasks.join_next() => {
-                    return Exit::software(format!("a task ended: {}", result.err().map_or("by itself".into(), |e| e.to_string())));
+                    return match result {
+                        Ok(()) => Exit::software("a task ended by itself".into()),
+                        Err(e) => Exit::bug("a task", e),
+                    };
                 }
                 _ = pulse.tick() => if self.sampler.is_dead() {
                     return Exit::software("the sampler died".into());
@@ -312,7 +246,7 @@ impl Daemon {
         // First nobody is let in any more: who comes now waits for the next daemon instead of being cut off.
         self.tasks.shutdown().await;
         self.gone.cancel();
-        match result.map_err(|e| Exit::software(e.to_string()))?? {
+        match result.map_err(|e| Exit::bug("the reconciler", e))?? {
             Some(engine) => Ok(engine),
             None => Err(Exit::software("the reconciler lost its engine".into())),
         }
@@ -320,11 +254,14 @@ impl Daemon {
 
     /// Ends everything; the groups stay as they are.
     async fn stop(self) -> Result<(), Exit> {
-        let (redis, keeper) = (self.redis.clone(), self.keeper.clone());
-        let (connections, all) = self.connections.clone();
-        wind_up(self.finish(), redis, keeper).await?;
+        let (redis, keeper, library) = (self.redis.clone(), self.keeper.clone(), self.library.clone());
+        wind_up(self.finish(), redis, Some(keeper)).await?;
         // They are told why; whoever does not listen is not waited for.
-        let left = connections.acquire_many(u32::try_from(all).unwrap_or(u32::MAX));
+        let left = async {
+            while !library.crowd.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
         let _ = tokio::time::timeout(FAREWELL, left).await;
         Ok(())
     }
@@ -334,21 +271,26 @@ impl Daemon {
 async fn wind_up(
     finish: impl Future<Output = Result<Engine, Exit>>,
     redis: Option<Redis>,
-    keeper: Keeper,
+    keeper: Option<Keeper>,
 ) -> Result<(), Exit> {
     service::stopping();
-    if tokio::time::timeout(Duration::from_secs(20), finish).await.is_err() {
-        warn!("a reconcile did not end in time");
+    let mut ended = Ok(());
+    match tokio::time::timeout(LAST_ROUND, finish).await {
+        // A bug in the last round is a bug.
+        Ok(engine) => ended = engine.map(drop),
+        Err(_) => warn!("a reconcile did not end within {} s; it is left where it is", LAST_ROUND.as_secs()),
     }
     if let Some(redis) = redis {
         let _ = tokio::time::timeout(Duration::from_secs(1), redis.release()).await;
     }
-    let settled = tokio::task::spawn_blocking(move || keeper.settle(LAST_WRITES)).await;
-    if settled.is_ok_and(|s| !s.pending.is_empty()) {
-        warn!("state: the disk has not taken everything");
+    if let Some(keeper) = keeper {
+        let settled = tokio::task::spawn_blocking(move || keeper.settle(LAST_WRITES)).await;
+        if settled.is_ok_and(|s| !s.pending.is_empty()) {
+            warn!("state: the disk has not taken everything");
+        }
     }
     info!("stopped; the groups stay");
-    Ok(())
+    ended
 }
 
 /// The sampler measures what is in force.
@@ -371,7 +313,6 @@ fn describe(board: &Board, config: &Config, started: u64, confinement: Confineme
         s.capabilities = privileges::left();
         s.landlock = confinement;
         s.started = started;
-        s.server.listen = config.server.listen.iter().map(ToString::to_string).collect();
         (s.source.kind, s.source.place) = match config.tree.source {
             SourceKind::ZooKeeper => ("zookeeper", source::zookeeper::place(&config.zookeeper)),
             SourceKind::File => ("file", config.tree.path.display().to_string()),
@@ -382,4 +323,18 @@ fn describe(board: &Board, config: &Config, started: u64, confinement: Confineme
         };
         s.store.connected = config.usage.store == StoreKind::Memory;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bug_in_the_last_round_is_no_success_and_a_round_without_end_is_left() {
+        let bug = wind_up(async { Err(Exit::software("a bug".into())) }, None, None).await;
+        assert_eq!(bug.unwrap_err().code, 70);
+        let start = tokio::time::Instant::now();
+        assert!(wind_up(std::future::pending(), None, None).await.is_ok());
+        assert!(start.elapsed() < Duration::from_secs(12));
+    }
 }

@@ -3,11 +3,15 @@
 
 mod access;
 mod api;
+mod connection;
+mod crowd;
+mod dropped;
+mod fair;
 mod group;
-mod half_open;
 mod metrics;
 mod page;
 mod patient;
+mod peer;
 mod pieces;
 mod port;
 mod problem;
@@ -19,9 +23,7 @@ mod subscriptions;
 mod tls;
 mod tokens;
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{Either, Full, StreamBody};
@@ -30,17 +32,22 @@ use hyper::header::{
     CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
     WWW_AUTHENTICATE,
 };
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use access::Refusal;
-use port::{Ends, Raw};
-pub(crate) use port::{GROUP as SOCKET_GROUP, Listener, Port};
+use connection::Count;
+pub(crate) use connection::run;
+use crowd::Crowd;
+use dropped::{Dropped, Why};
+use fair::Fair;
+use peer::Peer;
+use port::Ends;
+pub(crate) use port::{For, GROUP as SOCKET_GROUP, Listener, Port, Short};
 pub(crate) use tls::Certificates;
 pub(crate) use tokens::Tokens;
 
@@ -50,14 +57,12 @@ use crate::store::redis::Redis;
 use crate::store::ring::Ring;
 use cgrove_config::{Config, Roles};
 
-/// A client must have sent its request by then.
-const HEADERS: Duration = Duration::from_secs(10);
-/// Without clients the loop shows this often that it is alive.
-const QUIET: Duration = Duration::from_secs(5);
-/// Whoever makes room has gone by then.
-const MAKING_ROOM: Duration = Duration::from_millis(100);
 /// Replies under way to all clients together, in KiB.
 const IN_FLIGHT: usize = 64 << 10;
+/// Wide questions at a time; one peer's are one fewer.
+const WIDE: usize = 3;
+/// Pages of metrics at a time; one peer's are one fewer.
+const METRICS: usize = 2;
 
 /// A reply in pieces, sent one after the other as one JSON text.
 type Pieces = Vec<Bytes>;
@@ -69,9 +74,15 @@ pub(crate) struct Library {
     pub(crate) ring: Arc<Ring>,
     pub(crate) redis: Option<Redis>,
     pub(crate) document: watch::Receiver<Option<Arc<Document>>>,
-    pub(crate) in_flight: Arc<Semaphore>,
+    /// KiB of replies under way.
+    in_flight: Arc<Fair>,
     /// Wide questions, asked of Redis or cut to a subtree, wait for each other.
-    pub(crate) wide: Semaphore,
+    wide: Arc<Fair>,
+    /// Metrics do not wait for them.
+    metrics: Arc<Fair>,
+    /// Who is connected.
+    pub(crate) crowd: Arc<Crowd>,
+    dropped: Dropped,
     /// What subscribers see, made once for all of them.
     newest: slots::Newest,
     now: subscriptions::StatusNow,
@@ -79,7 +90,6 @@ pub(crate) struct Library {
     pub(crate) gone: CancellationToken,
     proof: Proof,
     refusals: refusals::Refusals,
-    half_open: Arc<half_open::HalfOpen>,
 }
 
 /// What tells clients from strangers, read from files before anything starts.
@@ -105,113 +115,52 @@ impl Library {
         document: watch::Receiver<Option<Arc<Document>>>,
         proof: Proof,
     ) -> Self {
-        let half_open = Arc::new(half_open::HalfOpen::new(config.server.max_connections));
+        let crowd = Crowd::new(config.server.max_connections);
         Self {
             config,
             board,
             ring,
             redis,
             document,
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
-            wide: Semaphore::new(2),
+            in_flight: Fair::new(IN_FLIGHT),
+            wide: Fair::new(WIDE),
+            metrics: Fair::new(METRICS),
+            crowd,
+            dropped: Dropped::default(),
             newest: slots::Newest::default(),
             now: subscriptions::StatusNow::default(),
             gone: CancellationToken::new(),
             proof,
             refusals: refusals::Refusals::default(),
-            half_open,
         }
     }
-}
 
-/// Serves until dropped.
-pub(crate) async fn run(listener: Listener, library: Arc<Library>, connections: Arc<Semaphore>) {
-    let pulse = library.board.pulses.of("server", Duration::from_secs(30));
-    loop {
-        pulse.beat();
-        let Ok(accepted) = tokio::time::timeout(QUIET, listener.accept()).await else { continue };
-        let (raw, ends) = match accepted {
-            Ok(pair) => pair,
-            Err(e) => {
-                // Out of descriptors, or the client was gone already.
-                debug!("accept: {e}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
-            }
-        };
-        let Some(permit) = admit(&connections, &library).await else {
-            library.board.update(|s| s.server.refused_total += 1);
-            continue;
-        };
-        tokio::spawn(connection(raw, ends, library.clone(), Arc::new(permit)));
+    fn dropped(&self, peer: Peer, why: Why) {
+        self.dropped.one_more(&self.board, peer, why);
     }
 }
 
-/// A place for one more; whoever has not asked anything yet makes room.
-async fn admit(connections: &Arc<Semaphore>, library: &Library) -> Option<OwnedSemaphorePermit> {
-    match connections.clone().try_acquire_owned() {
-        Ok(permit) => Some(permit),
-        Err(_) if library.half_open.make_room() => {
-            tokio::time::timeout(MAKING_ROOM, connections.clone().acquire_owned()).await.ok()?.ok()
-        }
-        Err(_) => None,
-    }
-}
+/// What a peer is told that asks too much at a time.
+const BUSY: &str = "too many questions of this client wait already: ask again later";
 
-async fn connection(raw: Raw, mut ends: Ends, library: Arc<Library>, permit: Arc<OwnedSemaphorePermit>) {
-    library.board.update(|s| s.server.connections += 1);
-    let count = Arc::new(Count(library.clone(), permit));
-    let gone = library.gone.clone();
-    let waiting = Arc::new(half_open::HalfOpen::enter(&library.half_open));
-    let pushed_out = waiting.pushed_out();
-    let greeting = port::greet(raw, &mut ends, library.proof.certificates.as_ref());
-    let greeted = tokio::select! {
-        () = gone.cancelled() => return,
-        () = pushed_out.cancelled() => return,
-        greeted = tokio::time::timeout(HEADERS, greeting) => greeted,
-    };
-    let stream = match greeted {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(e)) => return debug!(peer = %ends, "greeting: {e}"),
-        Err(_) => return debug!(peer = %ends, "greeting: no answer"),
-    };
-    let service = service_fn(|request| {
-        let (library, count) = (library.clone(), count.clone());
-        waiting.leave();
-        async move { Ok::<_, Infallible>(route(request, ends, library, count).await) }
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
-        .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(patient::Patient::new(stream)), service)
-        .with_upgrades();
-    tokio::select! {
-        () = gone.cancelled() => {}
-        () = pushed_out.cancelled() => {}
-        served = served => if let Err(e) = served {
-            debug!(peer = %ends, "connection: {e}");
-        }
-    }
-}
-
-/// Counts a connection for as long as anything of it lives.
-pub(crate) struct Count(Arc<Library>, #[allow(dead_code, reason = "held for its drop")] Arc<OwnedSemaphorePermit>);
-
-impl Drop for Count {
-    fn drop(&mut self) {
-        self.0.board.update(|s| s.server.connections -= 1);
-    }
-}
+/// What they are told who come when all places are taken.
+const FULL: &str = "all places are taken (server.max_connections): only /healthz, /readyz and /metrics are answered\n";
 
 type Body = Either<Full<Bytes>, StreamBody<api::Stream>>;
 type Reply = Response<Body>;
 
 async fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>, count: Arc<Count>) -> Reply {
-    let roles = match access::admit(&library.config, &library.proof.tokens, &ends, request.headers()) {
+    let admitted =
+        access::admit(&library.config, &library.proof.tokens, &ends, request.uri().path(), request.headers());
+    let roles = match admitted {
         Ok(roles) => roles,
         Err(refusal) => return refuse(&library, &ends, &refusal),
     };
+    if count.member.limited && !access::is_about_health(request.uri().path()) {
+        library.board.update(|s| s.server.refused_total += 1);
+        library.dropped(ends.whose, Why::Full);
+        return text(StatusCode::SERVICE_UNAVAILABLE, FULL.into());
+    }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET: no request changes anything\n".into());
     }
@@ -229,19 +178,21 @@ async fn route(mut request: Request<Incoming>, ends: Ends, library: Arc<Library>
         }
         "/metrics" if !roles.usage => text(StatusCode::FORBIDDEN, format!("{}\n", request::lacks("usage"))),
         "/metrics" => {
-            let _turn = library.wide.acquire().await;
+            let Some(_turn) = library.metrics.take(ends.whose, 1).await else {
+                return text(StatusCode::SERVICE_UNAVAILABLE, format!("{BUSY}\n"));
+            };
             let page = tokio::task::block_in_place(|| metrics::render(&library));
             let (kind, page) = if access::wants_openmetrics(request.headers()) {
                 ("application/openmetrics-text; version=1.0.0; charset=utf-8", page)
             } else {
                 ("text/plain; version=0.0.4; charset=utf-8", metrics::classic(&page))
             };
-            let mut reply = Response::new(api::whole(library.clone(), vec![Bytes::from(page)]));
+            let mut reply = Response::new(api::whole(library.clone(), ends.whose, vec![Bytes::from(page)]));
             reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
             reply
         }
         path => match path.strip_prefix("/api/v1/") {
-            Some(question) => api::answer(library.clone(), roles, question, request.uri().query()).await,
+            Some(question) => api::answer(library.clone(), ends.whose, roles, question, request.uri().query()).await,
             None => page::file(path).unwrap_or_else(|| {
                 let here = "here are / (page and WebSocket), /api/v1/show_account and others, /healthz, /readyz and /metrics\n";
                 text(StatusCode::NOT_FOUND, here.into())
@@ -313,9 +264,8 @@ fn upgrade(
     };
     let upgraded = hyper::upgrade::on(request);
     tokio::spawn(async move {
-        let _count = count;
         match upgraded.await {
-            Ok(stream) => socket::run(TokioIo::new(stream), library, ends, roles).await,
+            Ok(stream) => socket::run(TokioIo::new(stream), library, ends, roles, &count.member).await,
             Err(e) => debug!(peer = %ends, "upgrade: {e}"),
         }
     });

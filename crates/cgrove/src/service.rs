@@ -116,6 +116,9 @@ fn status_line(status: &Status) -> String {
     if status.plan.held_total > 0 {
         parts.push(format!("{} removals held", status.plan.held_total));
     }
+    if !status.server.errors.is_empty() {
+        parts.push(format!("{} addresses cannot be opened", status.server.errors.len()));
+    }
     for (kind, connected) in
         [(status.source.kind, status.source.connected), (status.store.kind, status.store.connected)]
     {

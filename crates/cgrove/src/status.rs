@@ -194,13 +194,21 @@ pub(crate) struct StoreStatus {
 
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct ServerStatus {
+    /// The addresses that are open.
     pub(crate) listen: Vec<String>,
+    /// Root's own socket, while it is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) socket: Option<String>,
+    /// Addresses that cannot be opened, each with the reason; they are tried again.
+    pub(crate) errors: Vec<String>,
     pub(crate) connections: usize,
     pub(crate) refused_total: u64,
     pub(crate) requests_total: u64,
     pub(crate) subscriptions: usize,
     /// Slots that slow subscribers missed.
     pub(crate) dropped_total: u64,
+    /// Clients that were let go, by reason: `room`, `slow`, `silent`, `full`.
+    pub(crate) dropped_clients: std::collections::BTreeMap<&'static str, u64>,
 }
 
 /// How long things take, for /metrics.

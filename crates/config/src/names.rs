@@ -52,6 +52,7 @@ pub(crate) const SETTINGS: &[&str] = &[
     "server.trust_loopback",
     "server.hosts",
     "server.max_connections",
+    "server.idle_timeout",
     "server.tls_certificate",
     "server.tls_key",
     "server.tls_client_ca",

@@ -135,6 +135,7 @@ pub(crate) struct RawServer {
     pub(crate) trust_loopback: Option<bool>,
     pub(crate) hosts: Vec<String>,
     pub(crate) max_connections: Option<usize>,
+    pub(crate) idle_timeout: Option<String>,
     pub(crate) tls_certificate: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) tls_client_ca: Option<PathBuf>,

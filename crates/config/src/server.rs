@@ -3,10 +3,11 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::Secret;
 use crate::raw::{OneOrMany, RawServer, RawToken};
-use crate::values::{Bad, secret_file};
+use crate::values::{Bad, duration, secret_file};
 
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -18,6 +19,8 @@ pub struct Server {
     pub trust_loopback: bool,
     pub hosts: Vec<String>,
     pub max_connections: usize,
+    /// A WebSocket that answers nothing for so long is dropped.
+    pub idle_timeout: Duration,
     pub tls: Option<Tls>,
     pub tokens: Vec<Token>,
 }
@@ -123,6 +126,12 @@ pub(crate) fn server(raw: RawServer, base: &Path) -> Result<Server, Bad> {
         trust_loopback: raw.trust_loopback.unwrap_or(true),
         hosts: raw.hosts,
         max_connections: raw.max_connections.unwrap_or(1024).max(1),
+        idle_timeout: duration(
+            "server.idle_timeout",
+            raw.idle_timeout,
+            Duration::from_secs(900),
+            Duration::from_secs(1),
+        )?,
         tls,
         tokens: tokens(raw.tokens, base)?,
     };

@@ -75,11 +75,56 @@ impl Desired {
         out
     }
 
+    /// The same document with one group and those above it alone; costs what these cost, however large the tree is.
+    #[must_use]
+    pub fn on_the_way_to(&self, path: &GroupPath) -> Self {
+        let above = std::iter::successors(Some(path.clone()), GroupPath::up);
+        let mut groups: Vec<_> = above.filter_map(|p| Some((self.groups.get_index_of(&p)?, p))).collect();
+        groups.sort_by_key(|(at, _)| *at);
+        let groups = groups.into_iter().filter_map(|(at, path)| Some((path, self.groups.get_index(at)?.1.clone())));
+        Self {
+            form: self.form,
+            groups: groups.collect(),
+            controllers: self.controllers,
+            usage_keys: self.usage_keys.clone(),
+            ignore: self.ignore.clone(),
+            allow_removals: self.allow_removals.clone(),
+            digest: self.digest.clone(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// The paths that a bare name, or a path, means; document order.
     pub fn lookup(&self, name: &str) -> Vec<&GroupPath> {
         self.groups
             .keys()
             .filter(|p| if name.starts_with('/') { p.as_str() == name } else { p.name() == name })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_group_and_those_above_it_in_document_order() {
+        let path = |text: &str| GroupPath::parse(text).unwrap();
+        let names = ["/z", "/z/b", "/z/b/c", "/z/a", "/a", "/zz"];
+        let groups = names.map(|n| (path(n), Group { allow_reclaim: n == "/z/b", ..Group::default() }));
+        let whole = Desired {
+            form: Form::ByGroup,
+            groups: groups.into_iter().collect(),
+            controllers: ControllerSet::EMPTY,
+            usage_keys: Vec::new(),
+            ignore: Vec::new(),
+            allow_removals: None,
+            digest: "d".into(),
+            warnings: vec!["w".into()],
+        };
+        let narrow = whole.on_the_way_to(&path("/z/b/c"));
+        assert_eq!(narrow.groups.keys().map(GroupPath::as_str).collect::<Vec<_>>(), ["/z", "/z/b", "/z/b/c"]);
+        assert!(narrow.groups[&path("/z/b")].allow_reclaim && narrow.digest == "d");
+        assert!(whole.on_the_way_to(&GroupPath::root()).groups.is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! The command line as a client of a daemon: this node's own, or any other by its address.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use super::args::{Args, Whom};
 use super::document;
 use crate::exit::Exit;
+use crate::owner;
+use crate::ports;
+use crate::serve::Short;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A long range of a large tree takes its time.
@@ -52,33 +55,45 @@ impl Client {
         }
     }
 
+    /// This node's daemon: by root's own socket, by another unix socket, by a port, whichever is there first.
     pub(super) async fn local(config: &Config) -> Result<Self, Exit> {
-        // The socket needs no token, whatever the ports need.
-        let listen = &config.server.listen;
-        let unix = listen.iter().find(|a| matches!(a, Address::Unix(_)));
-        let address = unix.or(listen.first()).ok_or_else(|| Exit::unavailable("server.listen is empty".into()))?;
-        let place = address.to_string();
-        let attempt = async {
-            let stream = reach(address).await.map_err(|e| e.to_string())?;
-            let (socket, _) = tokio_tungstenite::client_async_with_config("ws://localhost/", stream, Some(roomy()))
-                .await
-                .map_err(|e| {
-                    match e {
-                Error::Http(reply)
-                    if matches!(reply.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) =>
-                {
-                    "server.trust_loopback is false: add \"/run/cgrove/cgrove.sock\" to server.listen, for this command"
-                        .to_owned()
-                }
-                e => e.to_string(),
+        let own = Address::Unix(ports::roots_own(config));
+        let (unix, tcp): (Vec<_>, Vec<_>) = config.server.listen.iter().partition(|a| matches!(a, Address::Unix(_)));
+        let mut why = Vec::new();
+        for address in std::iter::once(&own).chain(unix).chain(tcp) {
+            match Self::at(address).await {
+                Ok(client) => return Ok(client),
+                // Only root gets there, and only while a daemon runs.
+                Err(Unreached::Away(_)) if *address == own && !config.server.listen.is_empty() => {}
+                Err(e) => why.push(format!("{address}: {e}")),
             }
-                })?;
+        }
+        Err(Exit::unavailable(format!("no daemon answers on {}; is `cgrove run` running?", why.join("; "))))
+    }
+
+    async fn at(address: &Address) -> Result<Self, Unreached> {
+        let attempt = async {
+            let (stream, trusted) = reach(address).await?;
+            let greeted = tokio_tungstenite::client_async_with_config("ws://localhost/", stream, Some(roomy())).await;
+            // Whoever answered has accepted the connection by now.
+            match trusted.check() {
+                Err(Unreached::Untold) if greeted.is_err() => {}
+                other => other?,
+            }
+            let (socket, _) = greeted.map_err(|e| Unreached::Refused(match e {
+                    Error::Http(reply)
+                        if matches!(reply.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) =>
+                    {
+                        "server.trust_loopback is false: add \"/run/cgrove/cgrove.sock\" to server.listen, for this command, or be root"
+                            .to_owned()
+                    }
+                    e => e.to_string(),
+                }))?;
             Ok(socket)
         };
-        let socket = in_time(attempt)
-            .await
-            .map_err(|e| Exit::unavailable(format!("no daemon answers on {place}: {e}; is `cgrove run` running?")))?;
-        Ok(Self { socket, place })
+        let late = Unreached::Away("no answer".into());
+        let socket = tokio::time::timeout(PATIENCE, attempt).await.unwrap_or(Err(late))?;
+        Ok(Self { socket, place: address.to_string() })
     }
 
     async fn remote(url: &str, whom: &Whom) -> Result<Self, Exit> {
@@ -188,15 +203,64 @@ async fn in_time<T>(attempt: impl Future<Output = Result<T, String>>) -> Result<
     tokio::time::timeout(PATIENCE, attempt).await.unwrap_or_else(|_| Err("no answer".into()))
 }
 
-async fn reach(address: &Address) -> std::io::Result<Box<dyn Both>> {
+/// Why an address did not do.
+#[derive(Debug, thiserror::Error)]
+enum Unreached {
+    /// Nobody is there for this user.
+    #[error("{0}")]
+    Away(String),
+    #[error("{0}")]
+    Refused(String),
+    #[error(
+        "it cannot be told which user listens there, so that what it says is not shown; --url ws://ADDRESS:PORT asks it all the same"
+    )]
+    Untold,
+}
+
+impl From<std::io::Error> for Unreached {
+    fn from(e: std::io::Error) -> Self {
+        Self::Away(e.to_string())
+    }
+}
+
+/// Whose word is shown: a daemon of root or of the caller. While none runs, any user may listen where it would.
+enum Listens {
+    Here(SocketAddr, SocketAddr),
+    Known(u32),
+}
+
+impl Listens {
+    fn check(&self) -> Result<(), Unreached> {
+        let user = match self {
+            Self::Known(uid) => *uid,
+            Self::Here(here, there) => owner::of(*here, *there).ok_or(Unreached::Untold)?,
+        };
+        if user == 0 || user == nix::unistd::geteuid().as_raw() {
+            return Ok(());
+        }
+        Err(Unreached::Refused(format!(
+            "uid {user} listens there, neither root nor the user who asks: it is no daemon of this node, and what it says is not shown"
+        )))
+    }
+}
+
+async fn reach(address: &Address) -> Result<(Box<dyn Both>, Listens), Unreached> {
     let mut address = match address {
-        Address::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(Short::of(path)?.path()).await?;
+            // Who began to listen, whoever owns the file.
+            let listens = Listens::Known(stream.peer_cred()?.uid());
+            listens.check()?;
+            return Ok((Box::new(stream), listens));
+        }
         Address::Tcp(address) => *address,
     };
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
     }
-    Ok(Box::new(TcpStream::connect(address).await?))
+    let stream = TcpStream::connect(address).await?;
+    let listens = Listens::Here(stream.local_addr()?, stream.peer_addr()?);
+    Ok((Box::new(stream), listens))
 }
 
 /// Nobody but the authority that is named is believed.

@@ -189,5 +189,13 @@ fn render_status(s: &Value, paint: Paint) -> Page {
             error(st)
         ),
     );
+    for problem in s["server"]["errors"].as_array().into_iter().flatten() {
+        line("server", paint.red(&text(problem)));
+    }
+    let dropped = s["server"]["dropped_clients"].as_object();
+    let dropped: Vec<_> = dropped.into_iter().flatten().map(|(why, n)| format!("{n} ({why})")).collect();
+    if !dropped.is_empty() {
+        line("", paint.dim(&format!("clients dropped: {}", dropped.join(", "))));
+    }
     out
 }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, HOST, ORIGIN, UPGRADE};
 
+use super::page;
 use super::port::Ends;
 use super::tokens::{self, Tokens};
 use cgrove_config::{Config, Roles};
@@ -29,21 +30,18 @@ impl Refusal {
 }
 
 /// What the client may ask for.
-pub(super) fn admit(config: &Config, tokens: &Tokens, ends: &Ends, headers: &HeaderMap) -> Result<Roles, Refusal> {
+pub(super) fn admit(
+    config: &Config,
+    tokens: &Tokens,
+    ends: &Ends,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<Roles, Refusal> {
     if ends.peer.is_none() {
         // Who may open the socket was decided by its mode, and no browser can.
         return Ok(Roles::ALL);
     }
-    let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
-    if !host_allowed(config, host) {
-        return Err(Refusal::Never("its Host is not an IP address, localhost, the node's name or in server.hosts"));
-    }
-    match headers.get(ORIGIN).map(|o| o.to_str().unwrap_or_default()) {
-        Some(origin) if origin.split_once("://").map(|(_, rest)| rest) != Some(host) => {
-            return Err(Refusal::Never("requests from other sites' pages are refused"));
-        }
-        _ => {}
-    }
+    from_no_other_site(config, path, headers)?;
     let server = &config.server;
     let local = ends.is_local();
     let ip = ends.ip();
@@ -62,6 +60,36 @@ pub(super) fn admit(config: &Config, tokens: &Tokens, ends: &Ends, headers: &Hea
         (None, None) if token.is_some() => Err(Refusal::Unknown("its token is not known")),
         (None, None) => Err(Refusal::Unknown("it brought no token and no certificate")),
     }
+}
+
+/// A page of another site in an operator's browser may not ask: neither by a name that points here (Host), nor by a
+/// request that says where it comes from (Origin, Sec-Fetch-Site).
+fn from_no_other_site(config: &Config, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    const OTHER: Refusal = Refusal::Never("requests from other sites' pages are refused");
+    let named = Refusal::Never("its Host is not an IP address, localhost, the node's name or in server.hosts");
+    let mut hosts = headers.get_all(HOST).into_iter();
+    let host = hosts.next().map_or(Some(""), |h| h.to_str().ok()).filter(|_| hosts.next().is_none());
+    // Balancers ask without a Host. No browser does, so that no name can have been made to point here.
+    let nameless = host == Some("") && is_about_health(path);
+    let Some(host) = host.filter(|host| nameless || host_allowed(config, host)) else { return Err(named) };
+    let mut origins = headers.get_all(ORIGIN).into_iter();
+    if let Some(origin) = origins.next() {
+        let same = origin.to_str().is_ok_and(|o| o.split_once("://").is_some_and(|(_, rest)| rest == host));
+        return if same && !host.is_empty() && origins.next().is_none() { Ok(()) } else { Err(OTHER) };
+    }
+    let says = |name: &str, value: &str| headers.get(name).is_some_and(|v| v == value);
+    let here = |site: &str| ["same-origin", "none"].contains(&site);
+    let sites = headers.get_all("sec-fetch-site").into_iter();
+    let elsewhere = sites.filter(|site| !site.to_str().is_ok_and(here)).count() > 0;
+    // A link to the page may stand anywhere.
+    let followed = says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document") && page::is_file(path);
+    let harmless = followed && !wants_websocket(headers);
+    if elsewhere && !harmless { Err(OTHER) } else { Ok(()) }
+}
+
+/// What monitoring and balancers ask.
+pub(super) fn is_about_health(path: &str) -> bool {
+    ["/healthz", "/readyz", "/metrics"].contains(&path)
 }
 
 fn host_allowed(config: &Config, host: &str) -> bool {
@@ -100,7 +128,9 @@ pub(super) fn wants_openmetrics(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::peer::Peer;
     use cgrove_config::load;
+    use hyper::header::HeaderName;
 
     fn config(server: &str) -> Config {
         let path = std::env::temp_dir().join(format!("cgrove-access-{}-{}.toml", std::process::id(), server.len()));
@@ -117,11 +147,12 @@ mod tests {
         for (name, value) in more {
             headers.insert(*name, value.parse().unwrap());
         }
-        admit(config, &Tokens::read(config).unwrap(), &ends, &headers)
+        admit(config, &Tokens::read(config).unwrap(), &ends, "/api/v1/get_conf", &headers)
     }
 
     fn from(peer: &str) -> Ends {
-        Ends { peer: peer.parse().ok(), local: "10.0.0.9:1".parse().ok(), tls: false, certified: false }
+        let local = "10.0.0.9:1".parse().ok();
+        Ends { peer: peer.parse().ok(), local, tls: false, certified: false, whose: Peer::Node }
     }
 
     fn asks(config: &Config, peer: &str, host: &str, origin: Option<&str>) -> bool {
@@ -154,6 +185,51 @@ mod tests {
             None
         ));
         assert!(asks(&config("listen = \"0.0.0.0:1\"\ninsecure = true"), "11.0.0.1:5", "10.0.0.1", None));
+    }
+
+    #[test]
+    fn other_sites_do_not_ask_and_balancers_without_a_name_do() {
+        let c = config("hosts = [\"one.example\"]");
+        let asks = |path: &str, headers: &[(&'static str, &str)]| {
+            let headers = headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect();
+            admit(&c, &Tokens::default(), &from("127.0.0.1:5"), path, &headers).is_ok()
+        };
+        let here = ("host", "127.0.0.1:43409");
+        for site in ["same-origin", "none"] {
+            assert!(asks("/api/v1/get_conf", &[here, ("sec-fetch-site", site)]), "{site}");
+        }
+        let origin = ("origin", "http://127.0.0.1:43409");
+        for site in ["cross-site", "same-site", "", "?"] {
+            let site = ("sec-fetch-site", site);
+            for path in ["/", "/metrics", "/healthz", "/api/v1/get_conf", "/page/main.js"] {
+                assert!(!asks(path, &[here, site]), "{path}");
+                assert!(!asks(path, &[here, site, ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "document")]));
+                assert!(!asks(path, &[here, site, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")]));
+            }
+            let link = [here, site, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+            assert!(asks("/", &link) && !asks("/metrics", &link) && !asks("/api/v1/get_conf", &link));
+            // Some browsers say this of the page's own WebSocket; its Origin decides.
+            assert!(asks("/", &[here, site, origin, ("upgrade", "websocket")]));
+            assert!(!asks("/", &[&link[..], &[("upgrade", "websocket")]].concat()));
+        }
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            assert!(asks(path, &[]) && asks(path, &[("host", "")]));
+            assert!(!asks(path, &[("origin", "http://")]) && !asks(path, &[("sec-fetch-site", "cross-site")]));
+            assert!(!asks(path, &[("host", "evil.example")]));
+        }
+        for path in ["/", "/ws", "/api/v1/get_conf", "/page/main.js"] {
+            assert!(!asks(path, &[]) && !asks(path, &[("host", "")]));
+        }
+        let two = |name: &'static str, a: &str, b: &str| {
+            let mut headers: HeaderMap = [(HOST, here.1.parse().unwrap())].into_iter().collect();
+            headers.remove(name);
+            headers.append(name, a.parse().unwrap());
+            headers.append(name, b.parse().unwrap());
+            headers.entry(HOST).or_insert(here.1.parse().unwrap());
+            admit(&c, &Tokens::default(), &from("127.0.0.1:5"), "/", &headers).is_ok()
+        };
+        assert!(!two("host", here.1, "evil.example") && !two("origin", origin.1, "http://evil.example"));
+        assert!(!two("sec-fetch-site", "none", "cross-site"));
     }
 
     #[test]

@@ -15,7 +15,9 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::sync::mpsc;
 
+use super::dropped::Why;
 use super::patient::SLOW;
+use super::peer::Peer;
 use super::pieces::{self, Frames, SMALL};
 use super::request::{self, Reply as Answer};
 use super::slots::Range;
@@ -25,18 +27,24 @@ use super::{Body, Library, Pieces, Reply};
 const AHEAD: usize = 1;
 
 /// `question` is the path's last part.
-pub(super) async fn answer(library: Arc<Library>, roles: Roles, question: &str, query: Option<&str>) -> Reply {
+pub(super) async fn answer(
+    library: Arc<Library>,
+    whose: Peer,
+    roles: Roles,
+    question: &str,
+    query: Option<&str>,
+) -> Reply {
     library.board.update(|s| s.server.requests_total += 1);
     let pairs: Vec<_> = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect();
     let request = Request::of_query(question, pairs.iter().map(|(key, value)| (key.as_ref(), value.as_ref())));
-    let answered = request::answer(&library, roles, Asked { id: None, request }).await;
+    let answered = request::answer(&library, whose, roles, Asked { id: None, request }).await;
     let (status, answer) = match answered {
         Ok(answer) => (StatusCode::OK, answer),
         Err(problem) => (problem.status(), request::sorry(&problem, None)),
     };
     let body = match answer {
-        Answer::Whole(pieces) => whole(library, pieces),
-        Answer::Slots(range) => stream(library, Vec::new(), Some(range)),
+        Answer::Whole(pieces) => whole(library, whose, pieces),
+        Answer::Slots(range) => stream(library, whose, Vec::new(), Some(range)),
         Answer::Subscribe(_) | Answer::Unsubscribe(_) => Body::Left(Full::default()),
     };
     let mut reply = Response::new(body);
@@ -46,14 +54,14 @@ pub(super) async fn answer(library: Arc<Library>, roles: Roles, question: &str, 
 }
 
 /// A reply that is there already; a large one is sent in parts.
-pub(super) fn whole(library: Arc<Library>, pieces: Pieces) -> Body {
+pub(super) fn whole(library: Arc<Library>, whose: Peer, pieces: Pieces) -> Body {
     if pieces.iter().map(Bytes::len).sum::<usize>() <= SMALL {
         return Body::Left(Full::new(Bytes::from(pieces.concat())));
     }
-    stream(library, pieces, None)
+    stream(library, whose, pieces, None)
 }
 
-fn stream(library: Arc<Library>, pieces: Pieces, mut more: Option<Range>) -> Body {
+fn stream(library: Arc<Library>, whose: Peer, pieces: Pieces, mut more: Option<Range>) -> Body {
     let (chunks, stream) = mpsc::channel(AHEAD);
     let complete = Arc::new(AtomicBool::new(false));
     let ended = complete.clone();
@@ -63,9 +71,13 @@ fn stream(library: Arc<Library>, pieces: Pieces, mut more: Option<Range>) -> Bod
             let mut parts = Frames::of(pieces);
             loop {
                 for part in parts.by_ref() {
-                    let Some(part) = pieces::held(part, &library.in_flight).await else { return };
-                    if !matches!(tokio::time::timeout(SLOW, chunks.send(part)).await, Ok(Ok(()))) {
-                        return;
+                    let Some(part) = pieces::held(part, &library.in_flight, whose).await else {
+                        return library.dropped(whose, Why::Slow);
+                    };
+                    match tokio::time::timeout(SLOW, chunks.send(part)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) => return,
+                        Err(_) => return library.dropped(whose, Why::Slow),
                     }
                 }
                 let next = match &mut more {

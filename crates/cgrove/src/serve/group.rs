@@ -7,26 +7,26 @@ use cgrove_core::ids::GroupPath;
 use cgrove_core::plan::compare;
 use serde_json::{Value, json};
 
-use super::Library;
+use super::peer::Peer;
 use super::problem::Problem;
+use super::{BUSY, Library};
 use crate::engine::{self, Scenery};
 
 /// Longest list of processes.
 const MOST_PIDS: usize = 1000;
 
 /// Reads the kernel, so that what is shown is what is there now.
-pub(super) async fn get_group(library: &Library, path: &GroupPath) -> Result<Value, Problem> {
+pub(super) async fn get_group(library: &Library, whose: Peer, path: &GroupPath) -> Result<Value, Problem> {
     let document = library.document.borrow().clone();
     let document = document.ok_or_else(|| Problem::Away("no document is in force".into()))?;
     if !path.is_root() && !document.desired.groups.contains_key(path) {
         return Err(Problem::Unknown(format!("the document has no group {path}; list_groups has them all")));
     }
-    let _turn = library.wide.acquire().await;
+    let Some(_turn) = library.wide.take(whose, 1).await else { return Err(Problem::Away(BUSY.into())) };
     let config = Arc::clone(&library.config);
     tokio::task::block_in_place(|| {
         // Only this group and those above it: a look at one costs the same in a large tree.
-        let mut narrow = document.desired.as_ref().clone();
-        narrow.groups.retain(|group, _| group == path || path.is_below(group));
+        let narrow = document.desired.on_the_way_to(path);
         let Scenery { host, actual, desired, .. } =
             engine::observe(&config, &narrow).map_err(|e| Problem::Away(e.to_string()))?;
         let knobs = compare(&desired, &actual, &config.cgroup.policy, path);

@@ -86,7 +86,7 @@ struct Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let s = &self.status;
-        let gauges: [(&str, &str, usize); 15] = [
+        let gauges: [(&str, &str, usize); 16] = [
             ("ready", "1: a tree is applied and the source is connected", usize::from(s.ready)),
             ("source_connected", "1: ZooKeeper answers, or the file is readable", usize::from(s.source.connected)),
             ("document_groups", "Groups of the document in force", s.document.as_ref().map_or(0, |d| d.groups)),
@@ -101,6 +101,7 @@ impl Collector for Snapshot {
             ("store_waiting_slots", "Slots that the outer store does not have yet", s.store.waiting),
             ("server_connections", "Clients at this moment", s.server.connections),
             ("server_subscriptions", "Subscriptions at this moment", s.server.subscriptions),
+            ("server_errors", "Addresses that cannot be opened", s.server.errors.len()),
             ("events_held", "Events held in memory", self.held_events),
         ];
         for (name, help, value) in gauges {
@@ -116,7 +117,7 @@ impl Collector for Snapshot {
             Some(&Unit::Seconds),
             s.started as f64,
         )?;
-        let counters: [(&str, &str, u64); 11] = [
+        let counters: [(&str, &str, u64); 12] = [
             ("plan_rounds", "Reconciles", s.plan.rounds),
             ("plan_actions_done", "Actions done", s.plan.done_total),
             ("tasks_moved", "Processes moved", s.tasks.moved_total),
@@ -127,6 +128,11 @@ impl Collector for Snapshot {
             ("store_replayed_slots", "Slots that the outer store had lost", s.store.replayed_total),
             ("server_requests", "Requests over WebSocket and HTTP", s.server.requests_total),
             ("server_dropped_slots", "Slots that slow subscribers missed", s.server.dropped_total),
+            (
+                "server_dropped_clients",
+                "Clients that were let go: for others, slow, or silent",
+                s.server.dropped_clients.values().sum(),
+            ),
             ("server_refused", "Connections and requests refused", s.server.refused_total),
         ];
         for (name, help, value) in counters {

@@ -33,6 +33,11 @@ const FILES: [(&str, &str, &[u8]); 12] = [
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// Is this path one of the page's files?
+pub(super) fn is_file(path: &str) -> bool {
+    FILES.iter().any(|(name, ..)| *name == path)
+}
+
 /// A file of the page; `None` for any other path.
 pub(super) fn file(path: &str) -> Option<Reply> {
     let (_, kind, content) = FILES.iter().find(|(name, ..)| *name == path)?;

@@ -17,6 +17,12 @@ pub(super) struct Patient<S> {
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
+/// Did a connection end because its client took nothing?
+pub(super) fn was_slow(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |e| e.source());
+    causes.any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut))
+}
+
 impl<S> Patient<S> {
     pub(super) fn new(stream: S) -> Self {
         Self { stream, waiting: None }

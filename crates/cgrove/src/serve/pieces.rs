@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Pieces;
+use super::fair::{Fair, Share};
 use super::patient::SLOW;
+use super::peer::Peer;
 
 /// A reply is sent in parts of about this size, so that 300 slots of a large tree need no copy of their own.
 pub(super) const FRAME: usize = 256 << 10;
@@ -15,19 +16,18 @@ pub(super) const FRAME: usize = 256 << 10;
 pub(super) const SMALL: usize = 16 << 10;
 
 /// A part that counts as under way until nobody holds it any more. `None`: there was no room for it in time.
-pub(super) async fn held(part: Bytes, in_flight: &Arc<Semaphore>) -> Option<Bytes> {
+pub(super) async fn held(part: Bytes, in_flight: &Arc<Fair>, peer: Peer) -> Option<Bytes> {
     if part.len() <= SMALL {
         return Some(part);
     }
-    let kib = u32::try_from(part.len() / 1024).unwrap_or(u32::MAX);
-    let permit = in_flight.clone().acquire_many_owned(kib);
-    let permit = tokio::time::timeout(SLOW, permit).await.ok()?.ok()?;
-    Some(Bytes::from_owner(Held { part, _permit: permit }))
+    let share = in_flight.take(peer, part.len() / 1024);
+    let share = tokio::time::timeout(SLOW, share).await.ok()??;
+    Some(Bytes::from_owner(Held { part, _share: share }))
 }
 
 struct Held {
     part: Bytes,
-    _permit: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 impl AsRef<[u8]> for Held {
@@ -81,16 +81,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_under_way_counts_until_nobody_holds_it() {
-        let room = Arc::new(Semaphore::new(300));
+        let room = Fair::new(600);
         let large = || Bytes::from(vec![7; FRAME]);
-        let first = held(large(), &room).await.unwrap();
+        let one = Peer::User(1);
+        let first = held(large(), &room, one).await.unwrap();
         let copy = first.slice(5..);
         drop(first);
-        assert!(held(large(), &room).await.is_none());
-        // Small ones wait for nobody.
-        assert!(held(Bytes::from(vec![7; SMALL]), &room).await.is_some());
+        assert!(held(large(), &room, one).await.is_none());
+        // Small ones wait for nobody, and others not for this one.
+        assert!(held(Bytes::from(vec![7; SMALL]), &room, one).await.is_some());
+        assert!(held(large(), &room, Peer::User(2)).await.is_some());
         drop(copy);
-        assert_eq!(held(large(), &room).await.unwrap(), large());
+        assert_eq!(held(large(), &room, one).await.unwrap(), large());
     }
 
     #[test]

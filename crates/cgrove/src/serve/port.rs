@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -18,12 +19,19 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::warn;
 
+use super::crowd::Door;
+use super::peer::{Peer, network};
 use super::tls::Certificates;
+use crate::owner::Owners;
 use cgrove_config::Address;
 
 /// What a client that does not read costs in the kernel. With more, the kernel would also tell of room so seldom that a
 /// slow but steady reader looked like one that takes nothing.
 const SEND_BUFFER: usize = 256 << 10;
+
+/// Connections that the kernel holds until they are let in (net.core.somaxconn bounds it): a crowd that comes at once
+/// makes nobody wait for the kernel's next attempt.
+const BACKLOG: i32 = 4096;
 
 /// Who may use the unix socket beside root.
 pub(crate) const GROUP: &str = "cgrove";
@@ -47,16 +55,25 @@ impl Drop for Made {
     }
 }
 
+/// Who may use a unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    /// And the members of the group cgrove.
+    Group,
+    Root,
+}
+
 impl Port {
     /// Opens it; done before any source or store is reached.
-    pub(crate) fn open(address: &Address) -> io::Result<Self> {
+    pub(crate) fn open(address: &Address, whom: For) -> io::Result<Self> {
         match address {
             Address::Tcp(address) => {
                 let listener = std::net::TcpListener::bind(address)?;
+                rustix::net::listen(&listener, BACKLOG)?;
                 listener.set_nonblocking(true)?;
                 Ok(Self::Tcp(listener))
             }
-            Address::Unix(path) => open_unix(path).map(|(listener, made)| Self::Unix(listener, Some(made))),
+            Address::Unix(path) => open_unix(path, whom).map(|(listener, made)| Self::Unix(listener, Some(made))),
         }
     }
 
@@ -74,16 +91,18 @@ impl Port {
     /// For one run of the server.
     pub(crate) fn listener(&self) -> io::Result<Listener> {
         match self {
-            Self::Tcp(listener) => TcpListener::from_std(listener.try_clone()?).map(Listener::Tcp),
+            Self::Tcp(listener) => {
+                TcpListener::from_std(listener.try_clone()?).map(|listener| Listener::Tcp(listener, Owners::default()))
+            }
             Self::Unix(listener, _) => UnixListener::from_std(listener.try_clone()?).map(Listener::Unix),
         }
     }
 }
 
 /// A socket that a daemon left behind is taken over, one that answers is not.
-fn open_unix(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, Made)> {
+fn open_unix(path: &Path, whom: For) -> io::Result<(std::os::unix::net::UnixListener, Made)> {
     if fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if is_answered(path)? {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         fs::remove_file(path)?;
@@ -93,16 +112,17 @@ fn open_unix(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, Made)
     newborn.push(".new");
     let newborn = Path::new(&newborn);
     let _ = fs::remove_file(newborn);
-    let listener = std::os::unix::net::UnixListener::bind(newborn)?;
+    let listener = std::os::unix::net::UnixListener::bind(Short::of(newborn)?.path())?;
     let finish = || {
         fs::set_permissions(newborn, fs::Permissions::from_mode(0o600))?;
-        if let Ok(Some(group)) = Group::from_name(GROUP) {
+        if let (For::Group, Ok(Some(group))) = (whom, Group::from_name(GROUP)) {
             let born_so = fs::metadata(newborn).is_ok_and(|m| m.gid() == group.gid.as_raw());
             match if born_so { Ok(()) } else { chown(newborn, None, Some(group.gid.as_raw())) } {
                 Ok(()) => fs::set_permissions(newborn, fs::Permissions::from_mode(0o660))?,
                 Err(e) => warn!("{}: its group cannot become {GROUP}: {e}; only root may use it", path.display()),
             }
         }
+        rustix::net::listen(&listener, BACKLOG)?;
         fs::rename(newborn, path)?;
         listener.set_nonblocking(true)
     };
@@ -111,8 +131,44 @@ fn open_unix(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, Made)
     Ok((listener, Made(path.to_owned(), inode)))
 }
 
+/// Does somebody listen? One that is too busy to answer does.
+fn is_answered(path: &Path) -> io::Result<bool> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let connected = socket.connect(&socket2::SockAddr::unix(Short::of(path)?.path())?);
+    Ok(match connected {
+        Ok(()) => true,
+        Err(e) => e.kind() == io::ErrorKind::WouldBlock,
+    })
+}
+
+/// A socket's address has at most 107 bytes: a longer path goes by way of its directory's descriptor.
+pub(crate) struct Short {
+    path: PathBuf,
+    _directory: Option<fs::File>,
+}
+
+impl Short {
+    const LONGEST: usize = 107;
+
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let (true, Some(parent), Some(name)) =
+            (path.as_os_str().len() > Self::LONGEST, path.parent(), path.file_name())
+        else {
+            return Ok(Self { path: path.to_owned(), _directory: None });
+        };
+        let directory = fs::File::open(parent)?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+        Ok(Self { path, _directory: Some(directory) })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 pub(crate) enum Listener {
-    Tcp(TcpListener),
+    Tcp(TcpListener, Owners),
     Unix(UnixListener),
 }
 
@@ -125,12 +181,18 @@ pub(super) struct Ends {
     pub(super) tls: bool,
     /// Its certificate is signed by `server.tls_client_ca`.
     pub(super) certified: bool,
+    /// Whom it is counted for.
+    pub(super) whose: Peer,
 }
 
 impl Ends {
     /// The peer's address; the unix socket's clients are this node's.
     pub(super) fn ip(&self) -> IpAddr {
         self.peer.map_or(IpAddr::from([127, 0, 0, 1]), |p| p.ip().to_canonical())
+    }
+
+    pub(super) fn door(&self) -> Door {
+        if self.peer.is_some() { Door::Port } else { Door::UnixSocket }
     }
 
     /// On this node: loopback, or through an address of its own.
@@ -156,7 +218,7 @@ pub(super) enum Raw {
 impl Listener {
     pub(super) async fn accept(&self) -> io::Result<(Raw, Ends)> {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener, owners) => {
                 let (stream, peer) = listener.accept().await?;
                 let _ = stream.set_nodelay(true);
                 // A peer that lost power says nothing; the kernel finds out.
@@ -166,11 +228,16 @@ impl Listener {
                 let _ = socket.set_tcp_keepalive(&alive);
                 let _ = socket.set_send_buffer_size(SEND_BUFFER);
                 let local = stream.local_addr().ok();
-                Ok((Raw::Tcp(stream), Ends { peer: Some(peer), local, tls: false, certified: false }))
+                let mut ends = Ends { peer: Some(peer), local, tls: false, certified: false, whose: Peer::Node };
+                let user = |local| owners.of(local, peer).map_or(Peer::Node, Peer::User);
+                ends.whose =
+                    if ends.is_local() { local.map_or(Peer::Node, user) } else { Peer::Host(network(ends.ip())) };
+                Ok((Raw::Tcp(stream), ends))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Raw::Unix(stream), Ends { peer: None, local: None, tls: false, certified: false }))
+                let whose = stream.peer_cred().map_or(Peer::Node, |peer| Peer::User(peer.uid()));
+                Ok((Raw::Unix(stream), Ends { peer: None, local: None, tls: false, certified: false, whose }))
             }
         }
     }
@@ -194,7 +261,7 @@ pub(super) async fn greet(raw: Raw, ends: &mut Ends, certificates: Option<&Arc<C
     if stream.peek(&mut first).await? == 0 || first[0] != HANDSHAKE {
         return Ok(Stream::Tcp(stream));
     }
-    let stream = TlsAcceptor::from(certificates.current()).accept(stream).await?;
+    let stream = TlsAcceptor::from(certificates.current().await).accept(stream).await?;
     ends.tls = true;
     ends.certified = stream.get_ref().1.peer_certificates().is_some();
     Ok(Stream::Tls(Box::new(stream)))
@@ -227,5 +294,30 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_taken_over_only_from_the_dead_however_long_its_path_is() {
+        let dir = std::env::temp_dir().join(format!("cgrove-port-{}-{}", std::process::id(), "x".repeat(120)));
+        fs::create_dir_all(&dir).unwrap();
+        let address = Address::Unix(dir.join("cgrove.sock"));
+        let first = Port::open(&address, For::Root).unwrap();
+        let Address::Unix(path) = &address else { return };
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o600);
+        assert!(Port::open(&address, For::Root).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse));
+        assert!(is_answered(path).unwrap());
+        drop(first);
+        assert!(!path.exists());
+        // One that was left behind, as after a kill.
+        drop(std::os::unix::net::UnixListener::bind(Short::of(path).unwrap().path()).unwrap());
+        assert!(path.exists() && !is_answered(path).unwrap());
+        drop(Port::open(&address, For::Root).unwrap());
+        assert!(!path.exists());
+        fs::remove_dir_all(dir).unwrap();
     }
 }

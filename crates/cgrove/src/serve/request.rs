@@ -6,10 +6,12 @@ use cgrove_core::ids::GroupPath;
 use cgrove_core::request::{Asked, Request, Topic};
 use cgrove_core::text::shown_json;
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
 
 use super::group::get_group;
+use super::peer::Peer;
 use super::problem::Problem;
-use super::slots::Range;
+use super::slots::{Asks, Range};
 use super::{Library, Pieces};
 use cgrove_config::Roles;
 
@@ -34,10 +36,10 @@ pub(super) fn sorry(problem: &Problem, id: Option<&Value>) -> Reply {
 }
 
 /// Answers one message.
-pub(super) async fn answer(library: &Library, roles: Roles, asked: Asked) -> Result<Reply, Problem> {
+pub(super) async fn answer(library: &Library, whose: Peer, roles: Roles, asked: Asked) -> Result<Reply, Problem> {
     let request = asked.request.map_err(Problem::Asked)?;
     permitted(&request, roles)?;
-    dispatch(library, request, asked.id.as_ref()).await
+    dispatch(library, whose, request, asked.id.as_ref()).await
 }
 
 /// `{`, or `{"id":7,`.
@@ -51,23 +53,27 @@ fn object(id: Option<&Value>, body: &Value) -> Reply {
     Reply::Whole(vec![head(id), Bytes::from(body.split_off(1))])
 }
 
-async fn dispatch(library: &Library, request: Request, id: Option<&Value>) -> Result<Reply, Problem> {
+async fn dispatch(library: &Library, whose: Peer, request: Request, id: Option<&Value>) -> Result<Reply, Problem> {
     match request {
         Request::ShowAccount { slots, view, node } => {
             let head = id.map_or("{".to_owned(), |id| format!("{{\"id\":{id}"));
-            Range::new(library, slots, view, node, head).await.map(Reply::Slots).map_err(Problem::Away)
+            let asks = Asks { slots, view, node, whose };
+            Range::new(library, asks, head).await.map(Reply::Slots).map_err(Problem::Away)
         }
         Request::GetConf => get_conf(library, id).map(Reply::Whole).map_err(Problem::Away),
         Request::GetStatus => {
-            let status = serde_json::to_string(&library.board.snapshot()).map_err(|e| Problem::Away(e.to_string()))?;
-            let status = shown_json(&status).into_owned();
+            let status = block_in_place(|| {
+                let status = serde_json::to_string(&library.board.snapshot())?;
+                Ok::<_, serde_json::Error>(shown_json(&status).into_owned())
+            });
+            let status = status.map_err(|e| Problem::Away(e.to_string()))?;
             Ok(Reply::Whole(vec![head(id), Bytes::from(status).slice(1..)]))
         }
-        Request::ListGroups { group } => Ok(object(id, &list_groups(library, group.as_ref()))),
-        Request::GetGroup { group } => Ok(object(id, &get_group(library, &group).await?)),
+        Request::ListGroups { group } => Ok(block_in_place(|| object(id, &list_groups(library, group.as_ref())))),
+        Request::GetGroup { group } => Ok(object(id, &get_group(library, whose, &group).await?)),
         Request::GetEvents { filter, after, nr } => {
             let most = nr.map_or(EVENTS, |n| usize::try_from(n).unwrap_or(usize::MAX));
-            Ok(object(id, &events(library, &filter, after, most.min(MOST_EVENTS))))
+            Ok(block_in_place(|| object(id, &events(library, &filter, after, most.min(MOST_EVENTS)))))
         }
         Request::Subscribe(topic) => Ok(Reply::Subscribe(topic)),
         Request::Unsubscribe(topic) => Ok(Reply::Unsubscribe(topic)),

@@ -9,15 +9,27 @@ use cgrove_core::request::Slots;
 use cgrove_core::usage::{Before, View};
 use tokio::sync::Mutex;
 
-use super::{Library, Pieces};
+use super::fair::Share;
+use super::peer::Peer;
+use super::{BUSY, Library, Pieces};
 
 /// Slots taken at a time.
 const CHUNK: usize = 16;
 /// Most bytes that one chunk may bring in from Redis.
 const LARGEST: usize = 128 << 20;
 
+/// What is asked for, and by whom.
+pub(super) struct Asks {
+    pub(super) slots: Slots,
+    pub(super) view: View,
+    /// Another node's, out of Redis.
+    pub(super) node: Option<String>,
+    pub(super) whose: Peer,
+}
+
 /// What is left of a range.
 pub(super) struct Range {
+    whose: Peer,
     ahead: VecDeque<u64>,
     view: View,
     /// Another node's, out of Redis.
@@ -34,19 +46,14 @@ pub(super) struct Range {
 
 impl Range {
     /// `head` is what the reply begins with, `{` included.
-    pub(super) async fn new(
-        library: &Library,
-        slots: Slots,
-        view: View,
-        node: Option<String>,
-        head: String,
-    ) -> Result<Self, String> {
+    pub(super) async fn new(library: &Library, asks: Asks, head: String) -> Result<Self, String> {
+        let Asks { slots, view, node, whose } = asks;
         let keep = library.config.usage.keep.as_secs();
         let newest =
             match (&node, &library.redis) {
                 (None, _) => library.ring.newest(),
                 (Some(node), Some(redis)) => {
-                    let _turn = library.wide.acquire().await;
+                    let _turn = turn(library, whose).await?;
                     redis.newest_of(node, keep).await?
                 }
                 (Some(_), None) => return Err(
@@ -61,9 +68,9 @@ impl Range {
         if view.rates
             && let Some(seed) = ahead.front().and_then(|first| first.checked_sub(step))
         {
-            before = take(library, node.as_deref(), &[seed], &mut away).await?.pop_front();
+            before = take(library, whose, node.as_deref(), &[seed], &mut away).await?.pop_front();
         }
-        Ok(Self { ahead, view, node, before, step, head: Some(Bytes::from(head)), ended: false, away })
+        Ok(Self { whose, ahead, view, node, before, step, head: Some(Bytes::from(head)), ended: false, away })
     }
 
     /// The next pieces of the reply, at least one, which together are one JSON object; `None` after the last.
@@ -80,23 +87,25 @@ impl Range {
     async fn chunk(&mut self, library: &Library) -> Pieces {
         let wanted: Vec<u64> = self.ahead.drain(..self.ahead.len().min(CHUNK)).collect();
         let mut pieces = Vec::with_capacity(wanted.len() * 2 + 1);
-        match take(library, self.node.as_deref(), &wanted, &mut self.away).await {
-            Ok(found) if self.view.is_whole() => {
+        let found = take(library, self.whose, self.node.as_deref(), &wanted, &mut self.away).await;
+        let turn = match &found {
+            Ok(_) if !self.view.is_whole() => turn(library, self.whose).await.map(Some),
+            _ => Ok(None),
+        };
+        match found.and_then(|found| Ok((found, turn?))) {
+            Ok((found, None)) => {
                 for (slot, bytes) in found {
                     self.put(&mut pieces, slot, bytes);
                 }
             }
-            Ok(found) => {
-                let _turn = library.wide.acquire().await;
-                tokio::task::block_in_place(|| {
-                    for (slot, bytes) in found {
-                        if let Some(seen) = self.see(library, slot, &bytes) {
-                            self.put(&mut pieces, slot, seen);
-                        }
-                        self.before = Some((slot, bytes));
+            Ok((found, Some(_turn))) => tokio::task::block_in_place(|| {
+                for (slot, bytes) in found {
+                    if let Some(seen) = self.see(library, slot, &bytes) {
+                        self.put(&mut pieces, slot, seen);
                     }
-                });
-            }
+                    self.before = Some((slot, bytes));
+                }
+            }),
             Err(error) => {
                 self.separate(&mut pieces);
                 pieces.push(Bytes::from(format!("\"error\":{}", serde_json::Value::from(error))));
@@ -139,9 +148,15 @@ impl Range {
     }
 }
 
+/// Wide questions wait for each other.
+async fn turn(library: &Library, whose: Peer) -> Result<Share, String> {
+    library.wide.take(whose, 1).await.ok_or_else(|| BUSY.to_owned())
+}
+
 /// The slots that exist, oldest first.
 async fn take(
     library: &Library,
+    whose: Peer,
     node: Option<&str>,
     wanted: &[u64],
     away: &mut bool,
@@ -152,7 +167,7 @@ async fn take(
     if let Some(redis) = library.redis.as_ref().filter(|_| !*away) {
         let missing: Vec<u64> = wanted.iter().copied().filter(|slot| !found.contains_key(slot)).collect();
         if !missing.is_empty() {
-            let _turn = library.wide.acquire().await;
+            let _turn = turn(library, whose).await?;
             let (more, gone) = redis
                 .fetch(node, &missing, LARGEST)
                 .await

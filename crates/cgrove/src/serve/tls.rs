@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -30,34 +30,53 @@ pub(crate) struct Certificates {
 struct State {
     stamp: Stamp,
     looked: Instant,
+    looking: bool,
     config: Arc<ServerConfig>,
 }
 
 impl Certificates {
     pub(crate) fn read(files: &Tls) -> Result<Self, String> {
         let stamp = stamp(files);
-        let state = State { stamp, looked: Instant::now(), config: Arc::new(load(files)?) };
+        let state = State { stamp, looked: Instant::now(), looking: false, config: Arc::new(load(files)?) };
         Ok(Self { files: files.clone(), state: Mutex::new(state) })
     }
 
-    /// For one handshake.
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.elapsed() >= LOOK {
-            state.looked = Instant::now();
-            let stamp = stamp(&self.files);
-            if stamp != state.stamp {
-                state.stamp = stamp;
-                match load(&self.files) {
-                    Ok(config) => {
-                        state.config = Arc::new(config);
-                        info!("new TLS certificates are in use");
-                    }
-                    Err(e) => warn!("{e}; the certificates before stay in use"),
-                }
-            }
+    /// For one handshake. Files that hang are not waited for.
+    pub(super) async fn current(self: &Arc<Self>) -> Arc<ServerConfig> {
+        if self.is_due() {
+            let this = self.clone();
+            let looking = tokio::task::spawn_blocking(move || this.look());
+            let _ = tokio::time::timeout(LOOK, looking).await;
         }
-        state.config.clone()
+        self.state().config.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One looks at a time, for all.
+    fn is_due(&self) -> bool {
+        let mut state = self.state();
+        let due = !state.looking && state.looked.elapsed() >= LOOK;
+        state.looking |= due;
+        due
+    }
+
+    fn look(&self) {
+        let stamp = stamp(&self.files);
+        let changed = stamp != self.state().stamp;
+        let loaded = changed.then(|| load(&self.files));
+        let mut state = self.state();
+        (state.looked, state.looking, state.stamp) = (Instant::now(), false, stamp);
+        match loaded {
+            Some(Ok(config)) => {
+                state.config = Arc::new(config);
+                info!("new TLS certificates are in use");
+            }
+            Some(Err(e)) => warn!("{e}; the certificates before stay in use"),
+            None => {}
+        }
     }
 }
 
