@@ -331,3 +331,21 @@ def behind_a_reconcile(scene):
     slow.terminate()
     slow.wait(20)
     eventually(lambda: made() == 30, timeout=30)
+
+
+def hidden_removal(scene):
+    """A user makes noise in his group and removes what root declared in it: it is back within seconds all the same."""
+    knob = {"knobs": {"cpu.shares": 100}}
+    document = {"controllers": ["cpu"], "groups": {"user": {**knob, "groups": {"inner": knob}}}}
+    scene.wanted = {"user": 100, "user/inner": 100}
+    node = scene.start(document)
+    directory = delegated(scene, "/user", ["cpu"])[0]
+    flood = as_nobody(scene, FLOOD, "8", directory)
+    time.sleep(4)
+    for _ in range(2):
+        inode = node.group("cpu", "/user/inner").stat().st_ino
+        as_nobody(scene, "import os, sys; os.rmdir(sys.argv[1])", node.group("cpu", "/user/inner")).wait(20)
+        back = lambda: node.group("cpu", "/user/inner").stat().st_ino != inode and node.shares("/user/inner") == 100
+        eventually(back, timeout=4)
+    assert flood.poll() is None, "the noise was over"
+    flood.wait(60)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cgrove_core::ids::GroupPath;
 use nix::sys::inotify::WatchDescriptor;
 
-use super::{Heard, Notices, TREE, look};
+use super::{Heard, Notice, Notices, TREE, look};
 
 /// Muted places are looked at this often.
 const LOOK: Duration = Duration::from_secs(1);
@@ -38,6 +38,20 @@ impl Notices {
         self.muted.insert((hierarchy, group), watched);
     }
 
+    /// Declared groups in muted places: is one of them gone? Whoever makes noise must not hide that he removed it.
+    fn look_for_declared(&mut self, out: &mut Vec<Notice>) -> bool {
+        let gone = self.known.present().filter_map(|(hierarchy, group)| {
+            self.known.watch(hierarchy, group)?;
+            let place = &self.muted.get(&(hierarchy.clone(), group.up()?))?.place;
+            (!place.ground.tree.dir(group).is_dir()).then(|| (hierarchy.clone(), group.clone()))
+        });
+        let gone: Vec<_> = gone.collect();
+        for (hierarchy, group) in &gone {
+            self.known.disappear(hierarchy, group.clone(), out);
+        }
+        !gone.is_empty()
+    }
+
     /// What muted places say of themselves; those whose time is over are watched again. What somebody changed there
     /// meanwhile is seen by reading the tree.
     pub fn look_at_muted(&mut self) -> Heard {
@@ -48,7 +62,7 @@ impl Notices {
         let over: Vec<_> =
             self.muted.iter().filter(|(_, w)| w.noise.until().is_none_or(|until| until <= now)).collect();
         let over: Vec<_> = over.into_iter().map(|(key, _)| key.clone()).collect();
-        let tree = !over.is_empty();
+        let tree = self.look_for_declared(&mut out) || !over.is_empty();
         for key in over {
             let Some(watched) = self.muted.remove(&key) else { continue };
             let (hierarchy, group) = &key;
@@ -162,6 +176,22 @@ mod tests {
         scene.places.remove(1);
         scene.notices.set(&scene.places);
         assert_eq!((scene.notices.muted(), scene.notices.due()), (0, None));
+    }
+
+    #[test]
+    fn noise_does_not_hide_that_a_declared_group_was_removed() {
+        let mut scene = Scene::new("hide");
+        let inner = Place { group: GroupPath::parse("/d/inner").unwrap(), ..scene.places[1].clone() };
+        fs::create_dir(inner.dir()).unwrap();
+        scene.places.push(inner);
+        scene.notices.set(&scene.places);
+        scene.flood(1000);
+        scene.notices.drain();
+        fs::remove_dir(scene.root.join("d/inner")).unwrap();
+        let heard = scene.notices.look_at_muted();
+        let gone: Vec<_> = heard.notices.iter().map(|n| (n.group.as_str(), &n.what)).collect();
+        assert_eq!((gone, heard.tree, scene.notices.muted()), (vec![("/d/inner", &What::Disappeared)], true, 1));
+        assert!(!scene.notices.look_at_muted().tree, "it is told once");
     }
 
     #[test]
