@@ -158,10 +158,10 @@ def slow_crowd(scene, number):
     eventually(lambda: status(scene)["server"]["dropped_clients"].get("slow"), timeout=30)
 
 
-def wide_crowd(scene, number):
+def wide_crowd(scene, number, question=None):
     """Many wide questions of one user wait for each other; others' do not wait for them."""
     large(scene, 900)
-    gather(scene, number, "wide", question=WIDE)
+    gather(scene, number, "wide", question=question or WIDE)
     group = f"/group-001-{'x' * 40}"
     assert soon(lambda: scene.node.ask("show_account", nr_slot=2, group=group, rates=True), SOON_ENOUGH)
     assert soon(lambda: scene.node.ask("get_group", group=group), SOON_ENOUGH)["group"] == group

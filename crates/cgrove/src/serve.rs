@@ -61,6 +61,10 @@ use cgrove_config::{Config, Roles};
 const IN_FLIGHT: usize = 64 << 10;
 /// Wide questions at a time; one peer's are one fewer.
 const WIDE: usize = 3;
+/// Wide questions, or pages of metrics, of one peer that wait.
+const MOST_WAITING: usize = 256;
+/// Questions at a time that memory answers; one peer's are half of them. Each client has one.
+const BRIEF: usize = 4;
 /// Pages of metrics at a time; one peer's are one fewer.
 const METRICS: usize = 2;
 
@@ -78,7 +82,9 @@ pub(crate) struct Library {
     in_flight: Arc<Fair>,
     /// Wide questions, asked of Redis or cut to a subtree, wait for each other.
     wide: Arc<Fair>,
-    /// Metrics do not wait for them.
+    /// What memory answers does not wait for them,
+    brief: Arc<Fair>,
+    /// nor do metrics.
     metrics: Arc<Fair>,
     /// Who is connected.
     pub(crate) crowd: Arc<Crowd>,
@@ -122,9 +128,10 @@ impl Library {
             ring,
             redis,
             document,
-            in_flight: Fair::new(IN_FLIGHT),
-            wide: Fair::new(WIDE),
-            metrics: Fair::new(METRICS),
+            in_flight: Fair::new(IN_FLIGHT, usize::MAX),
+            wide: Fair::new(WIDE, MOST_WAITING),
+            brief: Fair::new(BRIEF, usize::MAX),
+            metrics: Fair::new(METRICS, MOST_WAITING),
             crowd,
             dropped: Dropped::default(),
             newest: slots::Newest::default(),

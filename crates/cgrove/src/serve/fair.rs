@@ -9,10 +9,11 @@ use tokio::sync::oneshot;
 
 use super::peer::Peer;
 
-/// So many requests of one peer wait; more are refused.
-const MOST_WAITING: usize = 256;
-
-pub(crate) struct Fair(Mutex<State>);
+pub(crate) struct Fair {
+    state: Mutex<State>,
+    /// So many requests of one peer wait; more are refused.
+    most_waiting: usize,
+}
 
 struct State {
     all: usize,
@@ -35,8 +36,9 @@ pub(super) struct Share {
 }
 
 impl Fair {
-    pub(super) fn new(all: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State { all, free: all, held: HashMap::new(), waiting: VecDeque::new() })))
+    pub(super) fn new(all: usize, most_waiting: usize) -> Arc<Self> {
+        let state = Mutex::new(State { all, free: all, held: HashMap::new(), waiting: VecDeque::new() });
+        Arc::new(Self { state, most_waiting })
     }
 
     /// Waits until it is this peer's turn. `None`: too many of its requests wait already.
@@ -45,7 +47,7 @@ impl Fair {
         {
             let mut state = self.state();
             state.waiting.retain(|w| !w.granted.is_closed());
-            if state.waiting.iter().filter(|w| w.peer == peer).count() >= MOST_WAITING {
+            if state.waiting.iter().filter(|w| w.peer == peer).count() >= self.most_waiting {
                 return None;
             }
             let amount = amount.min(state.all);
@@ -56,7 +58,7 @@ impl Fair {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands out what can be handed out.
@@ -124,7 +126,7 @@ mod tests {
     #[test]
     fn a_peer_leaves_as_much_as_it_holds() {
         for all in [3, 64, 65_536] {
-            let fair = Fair::new(all);
+            let fair = Fair::new(all, 9);
             let crowd: Vec<Share> = std::iter::from_fn(|| now(&fair, 1, 1)).collect();
             assert_eq!(crowd.len(), all.div_ceil(2));
             // A second one finds something, and a third.
@@ -139,7 +141,7 @@ mod tests {
 
     #[test]
     fn who_holds_least_is_next_and_nobody_overtakes_it() {
-        let fair = Fair::new(100);
+        let fair = Fair::new(100, 9);
         let mut held: Vec<_> = (0..5).map(|_| now(&fair, 1, 10).unwrap()).collect();
         let mut crowd = pin!(fair.take(Peer::User(1), 10));
         assert!(crowd.as_mut().now_or_never().is_none());
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn who_left_the_queue_takes_nothing_with_him() {
-        let fair = Fair::new(3);
+        let fair = Fair::new(3, 9);
         let held = [now(&fair, 1, 1).unwrap(), now(&fair, 1, 1).unwrap(), now(&fair, 2, 1).unwrap()];
         for _ in 0..10_000 {
             assert!(now(&fair, 3, 1).is_none());
@@ -171,9 +173,10 @@ mod tests {
 
     #[test]
     fn a_queue_has_an_end() {
-        let fair = Fair::new(2);
+        const MOST: usize = 256;
+        let fair = Fair::new(2, MOST);
         let _held = now(&fair, 1, 1).unwrap();
-        let mut waiting: Vec<_> = (0..MOST_WAITING).map(|_| Box::pin(fair.take(Peer::User(1), 1))).collect();
+        let mut waiting: Vec<_> = (0..MOST).map(|_| Box::pin(fair.take(Peer::User(1), 1))).collect();
         for one in &mut waiting {
             assert!(one.as_mut().now_or_never().is_none());
         }

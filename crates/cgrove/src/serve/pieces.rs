@@ -81,7 +81,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_under_way_counts_until_nobody_holds_it() {
-        let room = Fair::new(600);
+        let room = Fair::new(600, 9);
         let large = || Bytes::from(vec![7; FRAME]);
         let one = Peer::User(1);
         let first = held(large(), &room, one).await.unwrap();

@@ -62,6 +62,7 @@ async fn dispatch(library: &Library, whose: Peer, request: Request, id: Option<&
         }
         Request::GetConf => get_conf(library, id).map(Reply::Whole).map_err(Problem::Away),
         Request::GetStatus => {
+            let _turn = library.brief.take(whose, 1).await;
             let status = block_in_place(|| {
                 let status = serde_json::to_string(&library.board.snapshot())?;
                 Ok::<_, serde_json::Error>(shown_json(&status).into_owned())
@@ -69,10 +70,14 @@ async fn dispatch(library: &Library, whose: Peer, request: Request, id: Option<&
             let status = status.map_err(|e| Problem::Away(e.to_string()))?;
             Ok(Reply::Whole(vec![head(id), Bytes::from(status).slice(1..)]))
         }
-        Request::ListGroups { group } => Ok(block_in_place(|| object(id, &list_groups(library, group.as_ref())))),
+        Request::ListGroups { group } => {
+            let _turn = library.brief.take(whose, 1).await;
+            Ok(block_in_place(|| object(id, &list_groups(library, group.as_ref()))))
+        }
         Request::GetGroup { group } => Ok(object(id, &get_group(library, whose, &group).await?)),
         Request::GetEvents { filter, after, nr } => {
             let most = nr.map_or(EVENTS, |n| usize::try_from(n).unwrap_or(usize::MAX));
+            let _turn = library.brief.take(whose, 1).await;
             Ok(block_in_place(|| object(id, &events(library, &filter, after, most.min(MOST_EVENTS)))))
         }
         Request::Subscribe(topic) => Ok(Reply::Subscribe(topic)),

@@ -229,6 +229,12 @@ impl StatusNow {
         {
             return Some((*essence, text.clone()));
         }
+        let (essence, text) = tokio::task::block_in_place(|| Self::made(library))?;
+        *kept = Some((Instant::now(), essence, text.clone()));
+        Some((essence, text))
+    }
+
+    fn made(library: &Library) -> Option<(u64, Bytes)> {
         let mut status = library.board.snapshot();
         let text = Bytes::from(shown_json(&serde_json::to_string(&status).ok()?).into_owned());
         // What changes each second says nothing new.
@@ -238,8 +244,6 @@ impl StatusNow {
         (status.plan.at, status.plan.rounds, status.tasks.at) = (0, status.plan.rounds.min(1), 0);
         let mut hasher = DefaultHasher::new();
         serde_json::to_vec(&status).ok()?.hash(&mut hasher);
-        let essence = hasher.finish().max(1);
-        *kept = Some((Instant::now(), essence, text.clone()));
-        Some((essence, text))
+        Some((hasher.finish().max(1), text))
     }
 }
