@@ -459,6 +459,22 @@ def earlier_version(scene):
     eventually(lambda: not scene.node.group("cpu", "/d").exists())
 
 
+def cgexec_beside_a_daemon(scene):
+    """Where marks live in the state directory, that is the daemon's: `cgexec --create` leaves it alone, and the daemon marks."""
+    running(scene, scene.shares(a=100, b=50), cgroup={"marks": "state_dir"})
+    ledger = scene.node.state / "ledger"
+    with paused(scene):
+        for controller in CONTROLLERS:
+            scene.node.group(controller, "/a").rmdir()
+        before = ledger.read_bytes()
+        scene.node.run("cgexec", "--create", "a", check=0)
+        assert scene.node.group("cpu", "/a").is_dir() and ledger.read_bytes() == before
+    rounds(scene)
+    scene.restart()
+    scene.node.write_tree(scene.shares(b=50))
+    eventually(lambda: not scene.node.group("cpu", "/a").exists())
+
+
 # -- locks
 
 FLOCK = """
