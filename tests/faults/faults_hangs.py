@@ -591,6 +591,22 @@ def flood(scene):
     at_work(scene)
 
 
+def lost(scene):
+    """More begins than the kernel keeps for us while we cannot listen: afterwards we hear as before."""
+    node = scene.node
+    other = scene.directory / "worker"
+    shutil.copy(shutil.which("sleep"), other)
+    scene.start(by_group(scene, a={"processes": [{"exe": str(other)}]}), tasks={"proc_events": True, "interval": "60s"})
+    scene.holds()
+    with kit.frozen(node.process):
+        subprocess.run(["sh", "-c", "i=0; while [ $i -lt 1500 ]; do /bin/true; i=$((i+1)); done"], check=True)
+    time.sleep(2)
+    for _ in range(2):
+        found = member(scene, other, "600")
+        eventually(lambda: inside(scene, found.pid, "/a"), timeout=5)
+    at_work(scene)
+
+
 def forged(scene):
     """Another process sends to our socket what only the kernel tells: it makes nobody look."""
     node = scene.node
@@ -599,8 +615,6 @@ def forged(scene):
     found = member(scene, other, "600")
     scene.start(by_group(scene, a={"processes": [{"exe": str(other)}]}), tasks={"proc_events": True, "interval": "60s"})
     eventually(lambda: inside(scene, found.pid, "/a"))
-    time.sleep(1)
-    node.put(found.pid, "/foreign/inner", ["cpu"] if kit.V2 else ["cpu", "cpuacct"])
     ports = [line.split() for line in pathlib.Path("/proc/net/netlink").read_text().splitlines()[1:]]
     sockets = {os.readlink(fd).removeprefix("socket:[").rstrip("]") for fd in pathlib.Path(f"/proc/{node.process.pid}/fd").iterdir()}
     port = next(int(fields[2]) for fields in ports if fields[1] == "11" and fields[9] in sockets)
@@ -608,10 +622,17 @@ def forged(scene):
     event = struct.pack("=IIQIIQ", 2, 0, 0, found.pid, found.pid, 0)
     message = struct.pack("=IHHII", 36 + len(event), 3, 0, 0, 0) + struct.pack("=IIIIHH", 1, 1, 0, 0, len(event), 0) + event
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 11) as sender:
-        for _ in range(20):
-            sender.sendto(message, (port, 0))
-            time.sleep(0.05)
-    assert not inside(scene, found.pid, "/a")
+        # Where so much begins on this machine that the kernel's own announcements are lost, it looks for that reason.
+        for _ in range(4):
+            time.sleep(1)
+            node.put(found.pid, "/foreign/inner", ["cpu"] if kit.V2 else ["cpu", "cpuacct"])
+            for _ in range(20):
+                sender.sendto(message, socket.MSG_DONTWAIT, (port, 0))
+                time.sleep(0.05)
+            if not inside(scene, found.pid, "/a"):
+                break
+        else:
+            raise AssertionError("it looked each time")
     # What the kernel tells is heard.
     again = member(scene, other, "600")
     eventually(lambda: inside(scene, again.pid, "/a") and inside(scene, found.pid, "/a"))
