@@ -591,22 +591,6 @@ def flood(scene):
     at_work(scene)
 
 
-def lost(scene):
-    """More begins than the kernel keeps for us while we cannot listen: afterwards we hear as before."""
-    node = scene.node
-    other = scene.directory / "worker"
-    shutil.copy(shutil.which("sleep"), other)
-    scene.start(by_group(scene, a={"processes": [{"exe": str(other)}]}), tasks={"proc_events": True, "interval": "60s"})
-    scene.holds()
-    with kit.frozen(node.process):
-        subprocess.run(["sh", "-c", "i=0; while [ $i -lt 1500 ]; do /bin/true; i=$((i+1)); done"], check=True)
-    time.sleep(2)
-    for _ in range(2):
-        found = member(scene, other, "600")
-        eventually(lambda: inside(scene, found.pid, "/a"), timeout=5)
-    at_work(scene)
-
-
 def forged(scene):
     """Another process sends to our socket what only the kernel tells: it makes nobody look."""
     node = scene.node
