@@ -599,8 +599,6 @@ def forged(scene):
     found = member(scene, other, "600")
     scene.start(by_group(scene, a={"processes": [{"exe": str(other)}]}), tasks={"proc_events": True, "interval": "60s"})
     eventually(lambda: inside(scene, found.pid, "/a"))
-    time.sleep(1)
-    node.put(found.pid, "/foreign/inner", ["cpu"] if kit.V2 else ["cpu", "cpuacct"])
     ports = [line.split() for line in pathlib.Path("/proc/net/netlink").read_text().splitlines()[1:]]
     sockets = {os.readlink(fd).removeprefix("socket:[").rstrip("]") for fd in pathlib.Path(f"/proc/{node.process.pid}/fd").iterdir()}
     port = next(int(fields[2]) for fields in ports if fields[1] == "11" and fields[9] in sockets)
@@ -608,10 +606,17 @@ def forged(scene):
     event = struct.pack("=IIQIIQ", 2, 0, 0, found.pid, found.pid, 0)
     message = struct.pack("=IHHII", 36 + len(event), 3, 0, 0, 0) + struct.pack("=IIIIHH", 1, 1, 0, 0, len(event), 0) + event
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 11) as sender:
-        for _ in range(20):
-            sender.sendto(message, (port, 0))
-            time.sleep(0.05)
-    assert not inside(scene, found.pid, "/a")
+        # Where so much begins on this machine that the kernel's own announcements are lost, it looks for that reason.
+        for _ in range(4):
+            time.sleep(1)
+            node.put(found.pid, "/foreign/inner", ["cpu"] if kit.V2 else ["cpu", "cpuacct"])
+            for _ in range(20):
+                sender.sendto(message, socket.MSG_DONTWAIT, (port, 0))
+                time.sleep(0.05)
+            if not inside(scene, found.pid, "/a"):
+                break
+        else:
+            raise AssertionError("it looked each time")
     # What the kernel tells is heard.
     again = member(scene, other, "600")
     eventually(lambda: inside(scene, again.pid, "/a") and inside(scene, found.pid, "/a"))

@@ -3,11 +3,13 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType, bind, recvfrom, send, socket_with,
+    sockopt,
 };
 
 /// include/uapi/linux/connector.h, cn_proc.h, netlink.h.
@@ -23,27 +25,42 @@ const UID: u32 = 0x4;
 /// Messages that are taken at a time: whoever forks without end must not keep us reading.
 const MOST: usize = 2000;
 
+/// Bytes of announcements that wait for us; some thousand.
+const ROOM: usize = 4 << 20;
+
 /// Non-blocking; poll its descriptor, then [`ProcEvents::drain`].
-pub struct ProcEvents(OwnedFd);
+pub struct ProcEvents {
+    socket: OwnedFd,
+    /// Not everything was taken. The kernel announces nothing more before it is, once there was no room.
+    more: AtomicBool,
+}
 
 impl ProcEvents {
     pub fn new() -> Result<Self, Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::CONNECTOR))?;
+        // Whoever may listen may also ask for more room than the system's limit.
+        let _ = sockopt::set_socket_recv_buffer_size_force(&fd, ROOM);
         bind(&fd, &SocketAddrNetlink::new(0, CN_IDX_PROC))?;
         send(&fd, &control(&[PROC_CN_MCAST_LISTEN]), SendFlags::empty())?;
         // Since Linux 6.6 only these kinds need be announced; before, the kernel takes no notice of such a message.
         let _ = send(&fd, &control(&[PROC_CN_MCAST_LISTEN, EXEC | UID]), SendFlags::empty());
-        Ok(Self(fd))
+        Ok(Self { socket: fd, more: AtomicBool::new(false) })
+    }
+
+    /// Something waits to be taken, whatever the descriptor says.
+    pub fn more(&self) -> bool {
+        self.more.load(Ordering::Relaxed)
     }
 
     /// The processes of all events that are there; `None` when some were lost, or there are too many to take each by itself.
     pub fn drain(&self) -> Option<Vec<i32>> {
         let mut pids = Vec::new();
         let mut lost = false;
+        self.more.store(false, Ordering::Relaxed);
         let mut buffer = [MaybeUninit::<u8>::uninit(); 1024];
         for _ in 0..MOST {
-            match recvfrom(&self.0, &mut buffer, RecvFlags::empty()) {
+            match recvfrom(&self.socket, &mut buffer, RecvFlags::empty()) {
                 Ok(((bytes, _), _, from)) if of_kernel(from.as_ref()) => pids.extend(parse(bytes)),
                 // Whoever may open such a socket can send to ours.
                 Ok(_) | Err(Errno::INTR) => {}
@@ -51,6 +68,7 @@ impl ProcEvents {
                 Err(_) => return Some(pids).filter(|_| !lost),
             }
         }
+        self.more.store(true, Ordering::Relaxed);
         None
     }
 }
@@ -58,7 +76,7 @@ impl ProcEvents {
 /// The kernel goes on announcing to nobody, before Linux 6.6, unless it is told.
 impl Drop for ProcEvents {
     fn drop(&mut self) {
-        let _ = send(&self.0, &control(&[PROC_CN_MCAST_IGNORE]), SendFlags::empty());
+        let _ = send(&self.socket, &control(&[PROC_CN_MCAST_IGNORE]), SendFlags::empty());
     }
 }
 
@@ -84,7 +102,7 @@ fn control(words: &[u32]) -> Vec<u8> {
 
 impl AsFd for ProcEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 

@@ -184,14 +184,6 @@ impl Reconciler {
                 () = fired(&mut self.approvals) => return Event::Approval,
                 () = clean(&mut self.state), if self.waits_for_state => return Event::State,
                 () = fired(&mut self.pid_dirs) => self.next_tasks = self.next_tasks.min(self.last_tasks + PID_FILES_CALM),
-                // Judged outside of the race: what was taken from the kernel is told once.
-                pids = begun(&mut self.proc_events) => {
-                    let calm = if pids.is_some() { EVENTS_CALM } else { LOST_CALM };
-                    if self.concerned(pids).await {
-                        self.prompted = true;
-                        self.next_tasks = self.next_tasks.min(self.last_tasks + calm);
-                    }
-                },
                 () = tokio::time::sleep_until(calm), if self.dirty => return Event::Drift,
                 () = self.ears.drift.wait() => self.dirty = true,
                 () = tokio::time::sleep_until(self.next_tasks) => return Event::Tasks,
@@ -200,6 +192,15 @@ impl Reconciler {
                     memory::give_back();
                     self.trim_at = None;
                 }
+                // Last: whoever begins programs without end must not keep us from all else.
+                // Judged outside of the race: what was taken from the kernel is told once.
+                pids = begun(&mut self.proc_events) => {
+                    let calm = if pids.is_some() { EVENTS_CALM } else { LOST_CALM };
+                    if self.concerned(pids).await {
+                        self.prompted = true;
+                        self.next_tasks = self.next_tasks.min(self.last_tasks + calm);
+                    }
+                },
                 () = tokio::time::sleep(QUIET) => {}
             }
         }
@@ -318,6 +319,9 @@ fn listen(config: &Config) -> Option<(ProcEvents, Ready)> {
 /// Waits for processes that have just begun a program; `None` when some were lost.
 async fn begun(events: &mut Option<(ProcEvents, Ready)>) -> Option<Vec<i32>> {
     let Some((events, ready)) = events else { return std::future::pending().await };
+    if events.more() {
+        return events.drain();
+    }
     ready.take(|| events.drain()).await
 }
 
