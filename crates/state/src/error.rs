@@ -15,7 +15,7 @@ pub enum StateError {
     #[error("{}: {why}", path.display())]
     Damaged { path: PathBuf, why: String },
     /// Another process holds the directory.
-    #[error("the state directory {} belongs to another cgrove that runs{}; stop it, or give this one a `tree.state_dir` (and a `cgroup.parent`) of its own", path.display(), pid.map(|p| format!(" (pid {p})")).unwrap_or_default())]
+    #[error("the state directory {} belongs to another cgrove that runs{}; stop it, or give this one a `tree.state_dir`, a `cgroup.parent` and a `server.listen` of its own", path.display(), pid.map(|p| format!(" (pid {p})")).unwrap_or_default())]
     Taken { path: PathBuf, pid: Option<i32> },
 }
 
