@@ -178,19 +178,19 @@ mod tests {
     fn a_file_has_one_write_at_a_time_and_its_end_is_told_once() {
         let path = Path::new("/nowhere/memory.max");
         let missing = |put| matches!(put, Put::Ended(Err(e)) if e.raw_os_error() == Some(nix::libc::ENOENT));
-        assert!(missing(put_patiently(path, "5", Duration::from_secs(20))));
+        assert!(missing(put_patiently(path, None, "5", Duration::from_secs(20))));
         writes().files.insert(path.into(), Write { value: "5".into(), ended: None });
-        assert!(matches!(put_patiently(path, "7", Duration::from_secs(20)), Put::UnderWay));
+        assert!(matches!(put_patiently(path, None, "7", Duration::from_secs(20)), Put::UnderWay));
         assert_eq!(under_way(Path::new("/nowhere")).as_deref(), Some(path));
         assert!(under_way(Path::new("/now")).is_none());
         writes().files.insert(path.into(), Write { value: "5".into(), ended: Some(Err(nix::libc::EBUSY)) });
         assert!(
-            matches!(put_patiently(path, "5", Duration::from_secs(20)), Put::Ended(Err(e)) if e.raw_os_error() == Some(nix::libc::EBUSY))
+            matches!(put_patiently(path, None, "5", Duration::from_secs(20)), Put::Ended(Err(e)) if e.raw_os_error() == Some(nix::libc::EBUSY))
         );
         // It was told: now it is written again. Another value has nothing to do with the first one's end.
-        assert!(missing(put_patiently(path, "5", Duration::from_secs(20))));
+        assert!(missing(put_patiently(path, None, "5", Duration::from_secs(20))));
         writes().files.insert(path.into(), Write { value: "5".into(), ended: Some(Err(nix::libc::EBUSY)) });
-        assert!(missing(put_patiently(path, "7", Duration::from_secs(20))));
+        assert!(missing(put_patiently(path, None, "7", Duration::from_secs(20))));
         assert!(under_way(Path::new("/nowhere")).is_none());
     }
 }
