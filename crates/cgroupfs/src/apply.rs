@@ -1,25 +1,27 @@
 //! Runs a plan's actions. One that fails never stops the others; every write is read back.
 
+mod above;
+mod places;
+mod write;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-mod places;
-
-use cgrove_core::actual::{Actual, Group, Hierarchy, Mark, Marked, Set, Version};
+use cgrove_core::actual::{Actual, Group, Hierarchy, Mark, Marked, Set};
 use cgrove_core::ids::GroupPath;
-use cgrove_core::plan::{Action, Op, Write};
+use cgrove_core::plan::{Action, Op};
 use nix::libc;
 use serde::Serialize;
 
-use crate::file::{Standing, put, put_to_read, text, text_at, text_of};
+use crate::file::{Standing, text_at};
 use crate::host::Host;
 use crate::mark::{Identity, Marks};
-use crate::paths::{Tree, target};
-use crate::slow::{self, Put};
+use crate::paths::Tree;
+use crate::slow;
 use crate::{Fault, doing, drain};
+use above::{create_above, enable_above};
 use places::Places;
 
 /// What became of one action.
@@ -55,8 +57,6 @@ const MOMENTS: Duration = Duration::from_secs(1);
 
 /// Hands controllers to the groups below (v2).
 const SUBTREE: &str = "cgroup.subtree_control";
-/// How often processes that are born in an inner group are moved out of the way before we try again later.
-const TRIES: usize = 20;
 
 /// Executes actions against the tree that they were planned for.
 pub struct Apply<'a> {
@@ -208,19 +208,6 @@ impl<'a> Apply<'a> {
         !self.unmade.is_empty() && (failed(group) || group.ancestors().any(|up| failed(&up)))
     }
 
-    /// Writes one value. Nobody is in a group that was just made: there nothing takes long.
-    fn put(&mut self, key: &Key, path: &Path, file: &str, value: &str) -> Put {
-        if !slow::may_be(file) || self.made.contains(key) {
-            let (above, at) = self.places.file(key, file, path);
-            return Put::Ended(put_to_read(above, at, value));
-        }
-        let began = Instant::now();
-        let open = self.places.directory(key).and_then(|open| open.try_clone().ok());
-        let result = slow::put_patiently(path, open, value, self.moment.min(self.moments));
-        self.moments = self.moments.saturating_sub(began.elapsed());
-        result
-    }
-
     /// Marks that the ledger keeps are on the disk before a knob is written: those of all groups of the hierarchy that
     /// are about to be, so that the disk is waited for once. That they cannot be kept is told at the end; it only means
     /// that later less is undone.
@@ -289,101 +276,6 @@ impl<'a> Apply<'a> {
         self.write_mark(tree, key)
     }
 
-    fn write(&mut self, tree: &Tree, key: &Key, write: &Write) -> Result<Outcome, Fault> {
-        if self.pending.contains_key(key) && self.marks.contains_key(key) {
-            self.announce(tree, key)?;
-        }
-        if let Some(fault) = self.bandwidth.get(key).filter(|_| write.file.starts_with("cpu.cfs_")) {
-            // Half of a limit would be another limit.
-            return Err(fault.clone());
-        }
-        if let Some(file) = self.waiting.get(key).filter(|f| f.split('.').next() == write.file.split('.').next()) {
-            return Ok(Outcome::Pending { why: format!("{} waits: {file} is still being written", write.file) });
-        }
-        let path = tree.file(&key.1, &write.file);
-        // Each value is a device of its own in the files that have several: one bad device blocks no other.
-        let (mut first_fault, mut open) = (None, None);
-        for value in &write.to {
-            let result = match write.file.as_str() {
-                SUBTREE => self.hand_down(tree, &key.1, value),
-                file => {
-                    let (file, value) = target(file, value);
-                    let own = file == write.file;
-                    let path = tree.file(&key.1, file);
-                    let Put::Ended(put_to_read) = self.put(key, &path, file, value) else {
-                        self.waiting.insert(key.clone(), file.to_owned());
-                        return Ok(Outcome::Pending { why: still(file, value) });
-                    };
-                    match put_to_read.map(|file| open = Some(file).filter(|_| own)) {
-                        // v2 takes no empty cpuset back while processes are in the group: all that the parent has
-                        // means the same, until the parent changes.
-                        Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && value == "\n" => {
-                            let above =
-                                tree.file(&key.1.up().unwrap_or_else(GroupPath::root), &format!("{file}.effective"));
-                            let all = text(&above).unwrap_or_default();
-                            put(&path, all.trim())
-                        }
-                        result => result,
-                    }
-                    .map_err(|e| Fault::new("write", &path, &e).with_value(value))
-                }
-            };
-            first_fault = first_fault.or(result.err());
-        }
-        if let Some(fault) = first_fault {
-            if write.file.starts_with("cpu.cfs_") {
-                self.bandwidth.insert(key.clone(), fault.clone());
-            }
-            return Err(fault);
-        }
-        let Some(want) = &write.want else { return Ok(Outcome::Done { kept: None }) };
-        let own = open.is_some();
-        let (above, at) = self.places.file(key, &write.file, &path);
-        let read = match &open {
-            Some(file) => text_of(file),
-            None => text_at(above, at),
-        };
-        let now = match read {
-            Ok(now) => now,
-            // Some files can only be written (devices.allow).
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EACCES | libc::EBADF)) => String::new(),
-            Err(e) => return Err(Fault::new("read", &path, &e)),
-        };
-        let kept = (!want.matches(&now, self.page)).then(|| now.trim().to_owned());
-        if kept.is_some() && Standing::of(&path).is_ok_and(|s| s.others) {
-            // What stands there may be somebody's, who wrote it after us.
-            return Err(Fault::new("keep", &path, &std::io::Error::from_raw_os_error(libc::EPERM)).with_value(&now));
-        }
-        let kept = kept.filter(|first| !own || !is_changed_by_others(above, at, write, first));
-        if write.record.is_none() {
-            self.forget(key, &write.file);
-        } else if let Some(set) = self.marks.get_mut(key).and_then(|m| m.files.get_mut(&write.file))
-            && (set.kept != kept || set.before.is_some())
-        {
-            set.kept.clone_from(&kept);
-            set.before = None;
-            self.dirty.insert(key.clone());
-        }
-        Ok(Outcome::Done { kept })
-    }
-
-    /// Enables one controller for the groups below. A process that was born in the group meanwhile is in the way.
-    fn hand_down(&self, tree: &Tree, group: &GroupPath, value: &str) -> Result<(), Fault> {
-        let path = tree.file(group, SUBTREE);
-        if !(group.is_root() && tree.parent.is_root()) {
-            // Where only threaded controllers come, the kernel would not refuse a group that holds processes.
-            drain::settle(tree, group, self.deadline)?;
-        }
-        let enable = || put(&path, value).map_err(|e| Fault::new("write", &path, &e).with_value(value));
-        for _ in 0..TRIES {
-            match enable() {
-                Err(fault) if fault.code == libc::EBUSY => drain::settle(tree, group, self.deadline)?,
-                result => return result,
-            }
-        }
-        enable()
-    }
-
     fn forget(&mut self, key: &Key, file: &str) {
         if let Some(mark) = self.marks.get_mut(key)
             && mark.files.remove(file).is_some()
@@ -411,64 +303,7 @@ impl<'a> Apply<'a> {
     }
 }
 
-/// Somebody else may have written between our write and our look: only what becomes of a value twice is the kernel's doing.
-fn is_changed_by_others(above: BorrowedFd<'_>, path: &Path, write: &Write, first: &str) -> bool {
-    let [value] = &write.to[..] else { return false };
-    if write.file == SUBTREE || slow::may_be(&write.file) {
-        return false;
-    }
-    put_to_read(above, path, value).and_then(|file| text_of(&file)).is_ok_and(|again| again.trim() != first)
-}
-
-fn still(file: &str, value: &str) -> String {
-    let why = if file.starts_with("memory.") { "still reclaiming" } else { "still moving pages" };
-    format!("{why}: the kernel is at {file} = {}; the rest goes on, and it is looked at again", value.trim())
-}
-
 /// `None`: its hierarchy is not mounted any more.
 fn key(host: &Host, action: &Action) -> Option<Key> {
     Some((host.mounts.iter().position(|m| m.label == action.hierarchy)?, action.group.clone()))
-}
-
-/// v2: hands controllers down in every directory above the parent. One that is refused stops no other.
-fn enable_above(tree: &Tree, controllers: &[String]) -> Result<Outcome, Fault> {
-    create_above(tree)?;
-    let mut first_fault = None;
-    for dir in tree.above() {
-        let path = dir.join(SUBTREE);
-        let now = text(&path).unwrap_or_default();
-        for name in controllers.iter().filter(|c| !now.split_whitespace().any(|n| n == c.as_str())) {
-            let value = format!("+{name}");
-            let result = put(&path, &value).map_err(|e| Fault::new("write", &path, &e).with_value(&value));
-            if let Err(fault) = &result
-                && fault.code == libc::EBUSY
-            {
-                // Processes of others sit there: a threaded controller would be taken, and make the group threaded.
-                return Err(fault.clone());
-            }
-            first_fault = first_fault.or(result.err());
-        }
-    }
-    first_fault.map_or(Ok(Outcome::Done { kept: None }), Err)
-}
-
-/// The directories above the managed parent; on v1 cpusets on the way are filled, else nothing below could run.
-fn create_above(tree: &Tree) -> Result<(), Fault> {
-    for dir in tree.above().iter().filter(|d| !d.exists()) {
-        match std::fs::create_dir(dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Fault::new("mkdir", dir, &e)),
-            _ => {}
-        }
-        if tree.version == Version::V2 {
-            continue;
-        }
-        for name in ["cpuset.cpus", "cpuset.mems"] {
-            let above = dir.parent().and_then(|up| text(&up.join(name)).ok());
-            if let Some(value) = above {
-                let path = dir.join(name);
-                put(&path, value.trim()).map_err(|e| Fault::new("write", &path, &e).with_value(&value))?;
-            }
-        }
-    }
-    Ok(())
 }
