@@ -4,6 +4,7 @@
 mod demands;
 pub(crate) mod file;
 pub(crate) mod last_good;
+mod pace;
 pub(crate) mod trust;
 pub(crate) mod zookeeper;
 
@@ -42,8 +43,6 @@ pub(crate) struct Document {
 /// What a source has to say.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Connected, or readable again.
-    Connected,
     /// Not reachable, or not readable; why.
     Away(String),
     /// The document as it is there now.
@@ -125,10 +124,6 @@ impl Intake {
 
     fn take(&mut self, news: News) {
         match news {
-            News::Connected => {
-                self.board.update(|s| (s.source.connected, s.source.error) = (true, None));
-                self.back();
-            }
             News::Away(why) => self.trouble(false, why),
             News::Missing(why) => self.trouble(true, format!("{why}; nothing is changed")),
             News::Document(fetched) => {

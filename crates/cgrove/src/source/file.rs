@@ -1,29 +1,49 @@
-//! A document in a file: watched with inotify, and read again now and then whatever inotify says.
+//! A document in a file: watched with inotify, looked at every second, and read again now and then whatever both say.
+//! Whatever stands in its place is neither waited for nor read beyond the largest document.
 
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cgrove_config::files;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
 
+use super::pace::Pace;
 use super::{Fetched, News};
 use crate::hints::DirWatch;
 
 /// Also catches what inotify cannot see, such as a changed target of a symbolic link.
+const LOOK: Duration = Duration::from_secs(1);
+/// Catches what looks like before.
 const REREAD: Duration = Duration::from_secs(5);
 /// Lets an editor finish before we read.
 const SETTLE: Duration = Duration::from_millis(20);
+/// A file system that is away must not keep us from saying so.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What tells a file from the one that stood there before.
+type Stamp = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
 
 /// Runs until the receiver is gone. The version counts the changes seen.
 pub(crate) async fn run(path: PathBuf, news: mpsc::Sender<News>) {
     let mut watch = DirWatch::new().ok();
+    let mut pace = Pace::new();
     let mut last: Option<Bytes> = None;
     let mut version = 0;
     loop {
         if let Some(watch) = &mut watch {
             watch.set(path.parent().map(PathBuf::from));
         }
-        let item = match tokio::fs::read(&path).await {
+        let read = {
+            let path = path.clone();
+            move || (stamp(&path), files::read(&path, files::DOCUMENT))
+        };
+        let Some((seen, found)) = patiently(&path, &news, read).await else { return };
+        let item = match found {
             Ok(bytes) => {
                 let bytes = Bytes::from(bytes);
                 if last.as_ref() != Some(&bytes) {
@@ -32,21 +52,67 @@ pub(crate) async fn run(path: PathBuf, news: mpsc::Sender<News>) {
                 }
                 News::Document(Fetched { bytes, version, ..Fetched::default() })
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                News::Away(format!("{} does not exist; nothing is changed", path.display()))
-            }
-            Err(e) => News::Away(format!("{}: {e}", path.display())),
+            Err(e) => News::Away(why(&path, &e)),
         };
         if news.send(item).await.is_err() {
             return;
         }
-        let changed = async {
-            match &mut watch {
-                Some(watch) => watch.changed().await,
-                None => std::future::pending().await,
+        let again = Instant::now() + REREAD;
+        loop {
+            let changed = async {
+                match &mut watch {
+                    Some(watch) => watch.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            if timeout(LOOK, changed).await.is_ok() {
+                sleep(SETTLE.max(pace.take())).await;
+                break;
             }
-        };
-        let _ = tokio::time::timeout(REREAD, changed).await;
-        tokio::time::sleep(SETTLE).await;
+            let look = {
+                let path = path.clone();
+                move || stamp(&path)
+            };
+            match patiently(&path, &news, look).await {
+                None => return,
+                Some(now) if now != seen || Instant::now() >= again => break,
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// What `work` found; `None` when nobody listens any more. While a file system does not answer, that is said, and no more
+/// is asked of it.
+async fn patiently<T: Send + 'static>(
+    path: &Path,
+    news: &mpsc::Sender<News>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let mut work = spawn_blocking(work);
+    loop {
+        match timeout(PATIENCE, &mut work).await {
+            Ok(done) => return done.ok(),
+            Err(_) => {
+                let seconds = PATIENCE.as_secs();
+                let text = format!("{}: its file system has not answered for {seconds} s or more", path.display());
+                news.send(News::Away(text)).await.ok()?;
+            }
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let found = std::fs::metadata(path).ok()?;
+    let (written, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+    Some((found.dev(), found.ino(), found.len(), written, changed))
+}
+
+fn why(path: &Path, e: &io::Error) -> String {
+    let path = path.display();
+    match e.kind() {
+        io::ErrorKind::NotFound => format!("{path} does not exist; nothing is changed"),
+        io::ErrorKind::FileTooLarge => format!("{path}: {e}, and a document has at most 1 MiB; nothing is changed"),
+        _ => format!("{path}: {e}; nothing is changed"),
     }
 }

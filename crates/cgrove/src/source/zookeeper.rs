@@ -1,28 +1,33 @@
 //! The znode `{prefix}/arch_conf`: read, watched, read again on every reconnect, and written by `cgrove push`.
-//! A supervisor outlives session expiry, server restarts and bad names; it never gives up.
+//! A supervisor outlives session expiry, server restarts, bad names and servers that break the protocol; it never gives up,
+//! and asks each time later.
+
+mod backoff;
+mod hosts;
+mod sasl;
+mod session;
+mod stream;
+mod wire;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tracing::debug;
-use zookeeper_client::{Acl, Acls, Client, CreateMode, Error, Permission, SaslOptions, SessionState};
-use zookeeper_client::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
+use tokio::time::Instant;
 
+use self::backoff::{Backoff, spread};
+use self::session::{Session, Trouble, Wake};
+use self::wire::{Acl, Op, Stat, Writer, code, permission};
+use super::pace::Pace;
 use super::{Fetched, News};
-use cgrove_config::{ClientTls, Secret, ZooKeeper};
+use cgrove_config::{Secret, ZooKeeper};
 
-/// One-shot watches survive reconnects; this catches whatever they might miss.
+/// Watches fire once and are set anew with each read; this catches whatever they might miss.
 const REREAD: Duration = Duration::from_secs(30);
 /// Without permission to read no watch can be set, so we ask.
 const RETRY_REFUSED: Duration = Duration::from_secs(2);
 /// No watch tells of an ACL either: about how long after its mend a document that was refused for it is taken.
 const RETRY_EXPOSED: Duration = Duration::from_secs(5);
-/// While disconnected, operations queue; none may hang.
-const OPERATION: Duration = Duration::from_secs(5);
-/// Between sessions, about: see [`spread`].
-const BACKOFF: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(700), Duration::from_millis(1500)];
 
 /// The document's znode below the chroot.
 pub(crate) fn path(config: &ZooKeeper) -> String {
@@ -36,258 +41,211 @@ pub(crate) fn place(config: &ZooKeeper) -> String {
 
 /// Runs until the receiver is gone.
 pub(crate) async fn run(config: ZooKeeper, news: mpsc::Sender<News>) {
-    let mut attempt = 0;
+    let mut backoff = Backoff::default();
+    let mut ticket = None;
     while !news.is_closed() {
-        let error = match connect(&config).await {
-            Ok(client) => session(&client, &config, &news, &mut attempt).await,
-            Err(e) => e,
+        let trouble = match Session::open(&config, ticket.take()).await {
+            Ok(mut session) => {
+                let (began, mut answered) = (Instant::now(), false);
+                let end = follow(&mut session, &config, &news, &mut answered).await;
+                backoff.ended(answered, began.elapsed());
+                match end {
+                    Ok(()) => return,
+                    Err(Trouble::Away(why)) => {
+                        ticket = Some(session.ticket());
+                        Trouble::Away(format!("zookeeper {}: {why}; reconnecting", config.hosts))
+                    }
+                    Err(Trouble::Refused(why)) => {
+                        session.close().await;
+                        Trouble::Refused(why)
+                    }
+                    Err(Trouble::Hostile(why)) => Trouble::Hostile(format!("zookeeper {}: {why}", config.hosts)),
+                    Err(other) => Trouble::Away(format!("zookeeper {}: {other}", config.hosts)),
+                }
+            }
+            Err(trouble) => trouble,
         };
-        if news.send(News::Away(error)).await.is_err() {
+        let pause = match trouble {
+            Trouble::Refused(_) => RETRY_REFUSED,
+            Trouble::Hostile(_) => spread(backoff.next(true)),
+            Trouble::Away(_) | Trouble::Code(_) => spread(backoff.next(false)),
+        };
+        if news.send(News::Away(trouble.to_string())).await.is_err() {
             return;
         }
-        tokio::time::sleep(spread(BACKOFF[attempt.min(BACKOFF.len() - 1)])).await;
-        attempt += 1;
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// Half to one and a half of it: what happens to a whole cluster at once must not be answered by all nodes at once, nor
-/// again and again.
-fn spread(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + fastrand::f64())
-}
-
-/// Connects once, with authentication. The error says what the client library hides.
-pub(crate) async fn connect(config: &ZooKeeper) -> Result<Client, String> {
-    let mut connector = Client::connector()
-        .with_fail_eagerly()
-        .with_session_timeout(config.session_timeout)
-        .with_connection_timeout(Duration::from_secs(3));
-    for auth in &config.auth {
-        let credential = auth.credential.read().map_err(|e| format!("zookeeper.auth: {e}"))?;
-        connector = match (auth.scheme.as_str(), credential.split_once(':')) {
-            ("sasl", Some((user, password))) => {
-                connector.with_sasl(SaslOptions::digest_md5(user.to_owned(), password.to_owned()))
-            }
-            ("sasl", None) => return Err("zookeeper.auth: the credential of sasl is user:password".into()),
-            (scheme, _) => connector.with_auth(scheme, credential.as_bytes()),
-        };
-    }
-    let secure = config.tls.is_some();
-    if let Some(tls) = &config.tls {
-        connector = connector.with_tls(tls_options(tls)?);
-    }
-    let connecting = async {
-        match secure {
-            true => connector.secure_connect(&config.hosts).await,
-            false => connector.connect(&config.hosts).await,
-        }
-    };
-    match tokio::time::timeout(config.session_timeout + OPERATION, connecting).await {
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(e)) => Err(format!("zookeeper {}: {e}{}", config.hosts, diagnose(&config.hosts).await)),
-        Err(_) => Err(format!("zookeeper {}: no answer{}", config.hosts, diagnose(&config.hosts).await)),
-    }
-}
-
-fn tls_options(tls: &ClientTls) -> Result<TlsOptions, String> {
-    let read = |setting: &str, path: &std::path::Path| {
-        std::fs::read_to_string(path).map_err(|e| format!("zookeeper.{setting} {}: {e}", path.display()))
-    };
-    let ca = TlsCa::from_pem(&read("tls_ca", &tls.ca)?).map_err(|e| format!("zookeeper.tls_ca: {e}"))?;
-    let mut certificates = TlsCerts::builder().with_ca(ca);
-    if let Some((certificate, key)) = &tls.identity {
-        let identity = TlsIdentity::from_pem(&read("tls_certificate", certificate)?, &read("tls_key", key)?)
-            .map_err(|e| format!("zookeeper.tls_certificate: {e}"))?;
-        certificates = certificates.with_identity(identity);
-    }
-    let certificates = certificates.build().map_err(|e| format!("zookeeper.tls_ca: {e}"))?;
-    Ok(TlsOptions::new().with_certs(certificates))
-}
-
-/// The client collapses causes; name resolution and TCP tell them apart.
-async fn diagnose(hosts: &str) -> String {
-    let mut found = Vec::new();
-    for host in hosts.split('/').next().unwrap_or_default().split(',') {
-        let address = if host.contains(':') { host.to_owned() } else { format!("{host}:2181") };
-        let attempt = tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(&address)).await;
-        found.push(match attempt {
-            Ok(Ok(_)) => format!("{address} accepts connections but gave no session"),
-            Ok(Err(e)) => format!("{address}: {e}"),
-            Err(_) => format!("{address}: no answer"),
-        });
-    }
-    format!(" ({})", found.join("; "))
-}
-
-/// Reads and watches until the session is lost; returns why.
-async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>, attempt: &mut usize) -> String {
+/// Reads and watches until the session is lost; `Ok` when nobody listens any more.
+async fn follow(
+    session: &mut Session,
+    config: &ZooKeeper,
+    news: &mpsc::Sender<News>,
+    answered: &mut bool,
+) -> Result<(), Trouble> {
     let path = path(config);
-    // A follower that lags must not take us back to a document that was replaced already.
-    let _ = within(client.sync(&path)).await;
+    // A follower that lags must not take us back to a document that was replaced already. Whoever takes a session up
+    // again is refused by one that has not seen what he has.
+    if !session.resumed {
+        match session.call(Op::Sync, Writer::default().text(&session.full(&path))).await {
+            Ok(_) | Err(Trouble::Code(_)) => {}
+            Err(lost) => return Err(lost),
+        }
+    }
     let credentials_in_files = config.auth.iter().any(|a| matches!(a.credential, Secret::File(_)));
-    let mut state = client.state_watcher();
+    let mut pace = Pace::new();
     loop {
-        let item;
-        let mut watcher = None;
         let mut pause = spread(REREAD);
-        match within(client.get_and_watch_data(&path)).await {
-            Ok((data, stat, armed)) => {
-                let exposed = exposed(client, config, &path).await;
+        let item = match get(session, &path, true).await {
+            Ok((bytes, stat)) => {
+                let exposed = exposed(session, config, &path).await?;
                 if exposed.is_some() && config.require_safe_acl {
                     pause = spread(RETRY_EXPOSED);
                 }
-                let (bytes, version) = (Bytes::from(data), i64::from(stat.version));
-                item = News::Document(Fetched { bytes, version, mzxid: Some(stat.mzxid), exposed });
-                watcher = Some(armed);
-                *attempt = 0;
+                let (version, mzxid) = (i64::from(stat.version), Some(stat.mzxid));
+                News::Document(Fetched { bytes, version, mzxid, exposed })
             }
-            Err(Error::NoNode) => {
-                item = News::Missing(format!(
-                    "znode {path} does not exist on {}; `cgrove push TREE` makes it",
-                    config.hosts
-                ));
-                match within(client.check_and_watch_stat(&path)).await {
-                    Ok((None, armed)) => watcher = Some(armed),
-                    Ok((Some(_), _)) => continue, // It came into being meanwhile.
-                    Err(_) => pause = RETRY_REFUSED,
+            Err(Trouble::Code(code::NO_NODE)) => {
+                match session.call(Op::Exists, Writer::default().text(&session.full(&path)).flag(true)).await {
+                    Ok(_) => pause = pace.take(), // It came into being meanwhile.
+                    Err(Trouble::Code(code::NO_NODE)) => {}
+                    Err(Trouble::Code(_)) => pause = RETRY_REFUSED,
+                    Err(lost) => return Err(lost),
                 }
+                let place = &config.hosts;
+                News::Missing(format!("znode {path} does not exist on {place}; `cgrove push TREE` makes it"))
             }
-            Err(Error::NoAuth) => {
+            Err(Trouble::Code(code::NO_AUTH)) => {
                 let how = if config.auth.is_empty() { "zookeeper.auth is empty" } else { "check zookeeper.auth" };
                 let why = format!("znode {path}: not authorized to read it; {how}, and its ACL with zkCli's getAcl");
                 if credentials_in_files {
                     // They may have been mended: the next connection reads them again.
-                    let _ = news.send(News::Away(why.clone())).await;
-                    tokio::time::sleep(RETRY_REFUSED).await;
-                    return why;
+                    return Err(Trouble::Refused(why));
                 }
-                item = News::Away(why);
                 pause = RETRY_REFUSED;
+                News::Away(why)
             }
-            Err(Error::ConnectionLoss | Error::Timeout) => {
-                item = News::Away(format!("zookeeper {}: connection lost; reconnecting", config.hosts));
-                pause = Duration::from_millis(500);
-            }
-            Err(e) => return format!("zookeeper {}: {e}", config.hosts),
-        }
+            Err(other) => return Err(other),
+        };
+        *answered = true;
         if news.send(item).await.is_err() {
-            return "stopped".into();
+            return Ok(());
         }
-        // A watcher's loss panics in the client library; a task of its own turns that into a wake-up.
-        let mut fired = match watcher {
-            Some(watcher) => tokio::spawn(async move { watcher.changed().await.session_state }),
-            None => tokio::spawn(std::future::pending()),
-        };
-        let end = tokio::select! {
-            event = &mut fired => {
-                debug!("watch: {event:?}");
-                match event {
-                    Ok(state) if state.is_terminated() => Some(state),
-                    _ => None,
-                }
-            }
-            end = lost(&mut state, news, config) => end,
-            () = tokio::time::sleep(pause) => None,
-        };
-        fired.abort();
-        if let Some(state) = end {
-            return format!("zookeeper {}: session {state:?}; starting a new one", config.hosts);
+        if session.wait(pause).await? == Wake::Fired {
+            tokio::time::sleep(pace.take()).await;
         }
     }
+}
+
+async fn get(session: &mut Session, path: &str, watch: bool) -> Result<(Bytes, Stat), Trouble> {
+    let mut reply = session.call(Op::GetData, Writer::default().text(&session.full(path)).flag(watch)).await?;
+    let bytes = reply.buffer()?;
+    Ok((bytes, Stat::read(&mut reply)?))
 }
 
 /// Says so when anybody may write the document, or put another one in its place.
-async fn exposed(client: &Client, config: &ZooKeeper, path: &str) -> Option<String> {
-    let anybody = |acls: &[Acl], wanted: Permission| {
-        let world = acls.iter().filter(|acl| acl.scheme() == "world" && acl.id() == "anyone");
-        world.fold(Permission::NONE, |all, acl| all | acl.permission()).has(wanted)
-    };
+async fn exposed(session: &mut Session, config: &ZooKeeper, path: &str) -> Result<Option<String>, Trouble> {
     let mend = "set its ACL with zkCli's setAcl, or let `cgrove push` make it with zookeeper.auth";
-    match within(client.get_acl(path)).await {
-        Ok((acls, _)) if anybody(&acls, Permission::WRITE) || anybody(&acls, Permission::ADMIN) => {
-            return Some(format!("znode {path} can be written by anybody; {mend}"));
+    let unreadable = |path: &str| config.require_safe_acl.then(|| format!("the ACL of znode {path} cannot be read"));
+    match open_to_anybody(session, path).await {
+        Ok(open) if open & (permission::WRITE | permission::ADMIN) != 0 => {
+            return Ok(Some(format!("znode {path} can be written by anybody; {mend}")));
         }
-        Err(Error::NoAuth) if config.require_safe_acl => {
-            return Some(format!("the ACL of znode {path} cannot be read"));
-        }
-        _ => {}
+        Err(Trouble::Code(code::NO_AUTH)) if config.require_safe_acl => return Ok(unreadable(path)),
+        Ok(_) | Err(Trouble::Code(_)) => {}
+        Err(lost) => return Err(lost),
     }
     let above = if config.prefix.is_empty() { "/" } else { &config.prefix };
-    match within(client.get_acl(above)).await {
-        Ok((acls, _))
-            if anybody(&acls, Permission::DELETE | Permission::CREATE) || anybody(&acls, Permission::ADMIN) =>
-        {
-            Some(format!("znode {above} lets anybody delete {path} and make another; {mend}"))
+    let replace = permission::DELETE | permission::CREATE;
+    match open_to_anybody(session, above).await {
+        Ok(open) if open & replace == replace || open & permission::ADMIN != 0 => {
+            Ok(Some(format!("znode {above} lets anybody delete {path} and make another; {mend}")))
         }
-        Err(Error::NoAuth) if config.require_safe_acl => Some(format!("the ACL of znode {above} cannot be read")),
-        _ => None,
+        Err(Trouble::Code(code::NO_AUTH)) => Ok(unreadable(above)),
+        Ok(_) | Err(Trouble::Code(_)) => Ok(None),
+        Err(lost) => Err(lost),
     }
 }
 
-/// Follows the session's state: `None` after a reconnect (read again), `Some` when the session is over.
-async fn lost(
-    state: &mut zookeeper_client::StateWatcher,
-    news: &mpsc::Sender<News>,
-    config: &ZooKeeper,
-) -> Option<SessionState> {
-    loop {
-        match state.changed().await {
-            SessionState::Disconnected => {
-                let _ = news.send(News::Away(format!("zookeeper {}: disconnected; reconnecting", config.hosts))).await;
-            }
-            SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
-                let _ = news.send(News::Connected).await;
-                return None;
-            }
-            end => return Some(end),
-        }
-    }
+/// What everybody may do with a znode.
+async fn open_to_anybody(session: &mut Session, path: &str) -> Result<i32, Trouble> {
+    let mut reply = session.call(Op::GetAcl, Writer::default().text(&session.full(path))).await?;
+    let world = |acl: &Acl| acl.scheme == "world" && acl.id == "anyone";
+    Ok(Acl::read_list(&mut reply)?.iter().filter(|acl| world(acl)).fold(0, |all, acl| all | acl.permission))
 }
 
-async fn within<T>(operation: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(OPERATION, operation).await.unwrap_or(Err(Error::Timeout))
+/// A session for one command; the error is for people.
+async fn once(config: &ZooKeeper) -> Result<Session, String> {
+    Session::open(config, None).await.map_err(|e| e.to_string())
 }
 
 /// The document and its version as they are now; `None` when the znode is missing.
 pub(crate) async fn read_once(config: &ZooKeeper) -> Result<Option<(Bytes, i32)>, String> {
-    let client = connect(config).await?;
-    match within(client.get_data(&path(config))).await {
-        Ok((data, stat)) => Ok(Some((Bytes::from(data), stat.version))),
-        Err(Error::NoNode) => Ok(None),
+    let mut session = once(config).await?;
+    let result = match get(&mut session, &path(config), false).await {
+        Ok((bytes, stat)) => Ok(Some((bytes, stat.version))),
+        Err(Trouble::Code(code::NO_NODE)) => Ok(None),
+        Err(Trouble::Code(code::NO_AUTH)) => Err(format!(
+            "{}: not authorized to read it; check zookeeper.auth and the znode's ACL",
+            place(config)
+        )),
         Err(e) => Err(format!("{}: {e}", place(config))),
-    }
+    };
+    session.close().await;
+    result
 }
 
 /// Writes the document if its version is still `expected` (`None`: it must not exist yet). Returns the new version.
 pub(crate) async fn write(config: &ZooKeeper, data: &[u8], expected: Option<i32>) -> Result<i32, String> {
-    let client = connect(config).await?;
+    let mut session = once(config).await?;
+    let result = put(&mut session, config, data, expected).await;
+    session.close().await;
+    result
+}
+
+async fn put(session: &mut Session, config: &ZooKeeper, data: &[u8], expected: Option<i32>) -> Result<i32, String> {
     let path = path(config);
-    let acls = if config.auth.is_empty() { Acls::anyone_all() } else { Acls::creator_all() };
+    let create = |full: &str, data: &[u8]| {
+        let writer = Writer::default().text(full).buffer(data);
+        // 0: it stays.
+        if config.auth.is_empty() { writer.acl("world", "anyone").int(0) } else { writer.acl("auth", "").int(0) }
+    };
     let result = match expected {
-        Some(version) => within(client.set_data(&path, data, Some(version))).await.map(|stat| stat.version),
-        None => {
-            let options = CreateMode::Persistent.with_acls(acls);
-            if !config.prefix.is_empty() {
-                // Whoever may write the znode above could delete the document, so it has the same ACL.
-                let above = CreateMode::Persistent.with_acls(acls);
-                within(client.mkdir(&config.prefix, &above))
-                    .await
-                    .or_else(|e| if e == Error::NodeExists { Ok(()) } else { Err(e) })
-                    .map_err(|e| format!("{}: {e}", config.prefix))?;
+        Some(version) => {
+            let request = Writer::default().text(&session.full(&path)).buffer(data).int(version);
+            match session.call(Op::SetData, request).await {
+                Ok(mut reply) => Stat::read(&mut reply).map(|stat| stat.version).map_err(Trouble::from),
+                Err(e) => Err(e),
             }
-            within(client.create(&path, data, &options)).await.map(|(stat, _)| stat.version.max(0))
+        }
+        None => {
+            // Whoever may write the znode above could delete the document, so it has the same ACL.
+            for (end, _) in config.prefix.match_indices('/').skip(1).chain([(config.prefix.len(), "")]) {
+                let Some(above) = config.prefix.get(..end).filter(|above| !above.is_empty()) else { continue };
+                match session.call(Op::Create, create(&session.full(above), b"")).await {
+                    Ok(_) | Err(Trouble::Code(code::NODE_EXISTS)) => {}
+                    Err(e) => return Err(why(config, above, e)),
+                }
+            }
+            session.call(Op::Create, create(&session.full(&path), data)).await.map(|_| 0)
         }
     };
-    result.map_err(|e| match e {
-        Error::BadVersion | Error::NodeExists => {
-            format!("{}: someone else changed it meanwhile; look at `cgrove plan` and push again", place(config))
+    result.map_err(|e| why(config, &path, e))
+}
+
+fn why(config: &ZooKeeper, path: &str, trouble: Trouble) -> String {
+    let place = format!("zookeeper {} znode {path}", config.hosts);
+    match trouble {
+        Trouble::Code(code::BAD_VERSION | code::NODE_EXISTS) => {
+            format!("{place}: someone else changed it meanwhile; look at `cgrove plan` and push again")
         }
-        Error::NoAuth => {
-            format!("{}: not authorized to write it; check zookeeper.auth and the znode's ACL", place(config))
+        Trouble::Code(code::NO_AUTH) => {
+            format!("{place}: not authorized to write it; check zookeeper.auth and the znode's ACL")
         }
-        Error::ConnectionLoss => {
-            format!("{}: connection lost; a document larger than the server's jute.maxbuffer does that", place(config))
-        }
-        e => format!("{}: {e}", place(config)),
-    })
+        Trouble::Code(code::INVALID_ACL) => format!("{place}: the server believes none of zookeeper.auth"),
+        Trouble::Code(code::NO_NODE) => format!("{place}: what is above it does not exist; does the chroot?"),
+        Trouble::Away(why) => format!("{place}: {why}; a document larger than the server's jute.maxbuffer does that"),
+        e => format!("{place}: {e}"),
+    }
 }

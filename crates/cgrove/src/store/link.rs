@@ -11,7 +11,7 @@ use redis::{
     TlsCertificates, Value,
 };
 
-use cgrove_config::{self as config, ClientTls, Sentinels};
+use cgrove_config::{self as config, ClientTls, Sentinels, files};
 
 /// A hung Redis answers nothing; nobody waits longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -118,7 +118,7 @@ async fn within<T>(operation: impl Future<Output = RedisResult<T>>) -> RedisResu
 fn certificates(tls: &ClientTls) -> std::io::Result<TlsCertificates> {
     let read = |path: &Path| {
         let named = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-        std::fs::read(path).map_err(named)
+        files::read(path, files::CERTIFICATES).map_err(named)
     };
     let identity = |(certificate, key): &(PathBuf, PathBuf)| {
         Ok::<_, std::io::Error>(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
