@@ -214,7 +214,8 @@ mod tests {
     fn random_bytes_are_read_to_an_end() {
         let mut dice = fastrand::Rng::with_seed(7);
         for _ in 0..20_000 {
-            let bytes: Bytes = std::iter::repeat_with(|| dice.u8(..)).take(dice.usize(..200)).collect();
+            let length = dice.usize(..200);
+            let bytes: Bytes = std::iter::repeat_with(|| dice.u8(..)).take(length).collect();
             let _ = Stat::read(&mut Reader(bytes.clone()));
             let _ = Acl::read_list(&mut Reader(bytes.clone()));
             let _ = Welcome::read(&mut Reader(bytes.clone()));
