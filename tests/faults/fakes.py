@@ -1,7 +1,9 @@
 """Servers that break their protocols on purpose: a ZooKeeper and a Redis of a few lines, with a mood that a test changes."""
 
+import contextlib
 import json
 import os
+import queue
 import socket
 import struct
 import threading
@@ -47,18 +49,14 @@ class Fake:
 
     def drop(self):
         for peer in list(self.open):
-            try:
+            with contextlib.suppress(OSError):
                 peer.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def stop(self):
         # Whoever waits in accept() keeps the port.
         for end in (lambda: self.listener.shutdown(socket.SHUT_RDWR), self.listener.close, self.drop):
-            try:
+            with contextlib.suppress(OSError):
                 end()
-            except OSError:
-                pass
 
     def came_within(self, seconds):
         """How many connections come in that time."""
@@ -157,7 +155,7 @@ class ZooKeeper(Fake):
                 peer.sendall(self.reply(xid))
                 return
             elif op == self.AUTH:
-                peer.sendall(self.reply(-4))
+                peer.sendall(self.reply(xid))
             elif op == self.SYNC:
                 peer.sendall(self.reply(xid, 0, self.buffer(self.PATH.encode())))
             elif op == self.ACL:
@@ -205,6 +203,7 @@ class Redis(Fake):
     def __init__(self, mood="good"):
         self.data = {}
         self.asked = []
+        # An answer is this long under way.
         self.delay = 0.0
         self.refuse = None
         super().__init__(mood)
@@ -216,6 +215,9 @@ class Redis(Fake):
     def serve(self, peer):
         mood = self.mood
         stream = peer.makefile("rb")
+        late = queue.SimpleQueue()
+        if self.delay:
+            threading.Thread(target=self.deliver, args=(peer, late), daemon=True).start()
         while True:
             line = stream.readline()
             if not line:
@@ -228,8 +230,6 @@ class Redis(Fake):
                 words.append(stream.read(length + 2)[:-2])
             name = words[0].upper()
             self.asked.append((time.monotonic(), name))
-            if self.delay:
-                time.sleep(self.delay)
             setup = name in (b"CLIENT", b"HELLO", b"AUTH", b"SELECT")
             if mood == "garbage":
                 peer.sendall(os.urandom(4096))
@@ -249,9 +249,21 @@ class Redis(Fake):
             if mood == "closes-on-events" and name == b"XADD":
                 self.mood = "good"
                 return
-            peer.sendall(self.answer(name, words))
+            answer = self.answer(name, words)
+            if self.delay:
+                late.put((time.monotonic() + self.delay, answer))
+                continue
+            peer.sendall(answer)
             if mood == "closes-after-each":
                 return
+
+    def deliver(self, peer, late):
+        """Answers in their order, each at its time."""
+        with contextlib.suppress(OSError):
+            while peer in self.open:
+                at, answer = late.get()
+                time.sleep(max(0, at - time.monotonic()))
+                peer.sendall(answer)
 
     def answer(self, name, words):
         if name == self.refuse:

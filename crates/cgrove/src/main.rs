@@ -22,6 +22,7 @@ mod store;
 
 mod serve;
 
+mod client_tls;
 mod clock;
 mod progress;
 mod pulse;

@@ -22,8 +22,9 @@ use crate::reconcile::Reconciler;
 use crate::serve::{self, Library, Port, Proof};
 use crate::source::{self, Demands, Intake};
 use crate::status::Board;
-use crate::store::redis::{self, Redis};
+use crate::store::redis::Redis;
 use crate::store::ring::Ring;
+use crate::store::writer;
 use crate::{permission, privileges, sampler, service, term};
 use cgrove_config::{self as config, Address, Config, SourceKind, StoreKind};
 use cgrove_core::event::Kind;
@@ -228,7 +229,7 @@ impl Daemon {
         let redis = (config.usage.store == StoreKind::Redis).then(|| Redis::new(config.clone()));
         let reader = redis.as_ref().map(Redis::reader);
         if let Some(redis) = redis.clone() {
-            tasks.spawn(redis::run(redis, ring.clone(), board.clone()));
+            tasks.spawn(writer::run(redis, ring.clone(), board.clone()));
         }
         let connections = Arc::new(Semaphore::new(config.server.max_connections));
         let library =

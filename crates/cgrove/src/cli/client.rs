@@ -90,8 +90,8 @@ impl Client {
         };
         let mut request = url.into_client_request().map_err(|e| wrong(&e.to_string()))?;
         if let Some(file) = &whom.token_file {
-            let token =
-                files::read_text(file, files::SECRET).map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
+            let token = files::read_text(file, files::SECRET)
+                .map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
             let token = token.lines().next().unwrap_or_default().trim();
             let value = HeaderValue::from_str(&format!("Bearer {token}"))
                 .map_err(|_| Exit::usage("the token is no text".into()))?;

@@ -45,7 +45,8 @@ fn libcgroup(files: &[PathBuf]) -> Result<Imported, Exit> {
     }
     let mut texts = Vec::new();
     for file in files {
-        let text = bounded::read_text(file, bounded::CONFIGURATION).map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
+        let text = bounded::read_text(file, bounded::CONFIGURATION)
+            .map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
         texts.push((file.display().to_string(), text));
     }
     let files: Vec<_> = texts.iter().map(|(name, text)| LibcgroupFile { name, text }).collect();

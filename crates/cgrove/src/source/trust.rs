@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cgrove_config::files;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use cgrove_config::files;
 use cgrove_core::document::digest;
 use cgrove_core::document::signature::{self, Signature};
 use cgrove_core::json::{self, Json};

@@ -186,10 +186,9 @@ pub(crate) async fn read_once(config: &ZooKeeper) -> Result<Option<(Bytes, i32)>
     let result = match get(&mut session, &path(config), false).await {
         Ok((bytes, stat)) => Ok(Some((bytes, stat.version))),
         Err(Trouble::Code(code::NO_NODE)) => Ok(None),
-        Err(Trouble::Code(code::NO_AUTH)) => Err(format!(
-            "{}: not authorized to read it; check zookeeper.auth and the znode's ACL",
-            place(config)
-        )),
+        Err(Trouble::Code(code::NO_AUTH)) => {
+            Err(format!("{}: not authorized to read it; check zookeeper.auth and the znode's ACL", place(config)))
+        }
         Err(e) => Err(format!("{}: {e}", place(config))),
     };
     session.close().await;

@@ -45,7 +45,8 @@ mod tests {
     #[test]
     fn pauses_double_to_a_bound_and_only_a_good_session_ends_that() {
         let mut backoff = Backoff::default();
-        let mut pauses = |hostile| std::iter::repeat_with(|| backoff.next(hostile).as_millis()).take(10).collect::<Vec<_>>();
+        let mut pauses =
+            |hostile| std::iter::repeat_with(|| backoff.next(hostile).as_millis()).take(10).collect::<Vec<_>>();
         assert_eq!(pauses(true), [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000]);
         assert_eq!(pauses(false), [2000; 10]);
         for (answered, lasted) in [(true, 9), (false, 1000)] {

@@ -11,8 +11,9 @@ use tokio_rustls::TlsConnector;
 
 use super::hosts::{self, Host};
 use super::sasl;
-use super::stream::{self, Stream};
+use super::stream;
 use super::wire::{MAX_FRAME, Malformed, Op, Reader, Welcome, Writer, code, xid};
+use crate::client_tls::{self, Stream};
 
 /// No request may hang.
 const OPERATION: Duration = Duration::from_secs(5);
@@ -92,7 +93,12 @@ impl Session {
     pub(super) async fn open(config: &ZooKeeper, before: Option<Ticket>) -> Result<Self, Trouble> {
         let all = |why: String| format!("zookeeper {}: {why}", config.hosts);
         let (mut hosts, chroot) = hosts::parse(&config.hosts, config.tls.is_some()).map_err(Trouble::Away)?;
-        let tls = config.tls.as_ref().map(stream::connector).transpose().map_err(Trouble::Away)?;
+        let tls = config
+            .tls
+            .as_ref()
+            .map(|tls| client_tls::connector("zookeeper", tls))
+            .transpose()
+            .map_err(Trouble::Away)?;
         let mut proofs = Vec::new();
         for auth in &config.auth {
             let secret = auth.credential.read();
@@ -125,7 +131,9 @@ impl Session {
                     Err(e) => {
                         hostile &= matches!(e, Trouble::Hostile(_) | Trouble::Code(_));
                         let why = match e {
-                            Trouble::Code(code::SESSION_EXPIRED) => "the session that it gives has ended already".into(),
+                            Trouble::Code(code::SESSION_EXPIRED) => {
+                                "the session that it gives has ended already".into()
+                            }
                             e => e.to_string(),
                         };
                         found.push(format!("{host}: {why}"));
@@ -206,8 +214,8 @@ impl Session {
                 .ok_or_else(|| Trouble::Away("zookeeper.auth: the credential of sasl is user:password".into()))?;
             let token = |token: &[u8]| Writer::default().buffer(token);
             let challenge = self.call(Op::Sasl, token(b"")).await.map_err(refused)?.buffer()?;
-            let response = sasl::respond(&challenge, user, password)
-                .map_err(|why| Trouble::Hostile(format!("SASL: {why}")))?;
+            let response =
+                sasl::respond(&challenge, user, password).map_err(|why| Trouble::Hostile(format!("SASL: {why}")))?;
             let answer = self.call(Op::Sasl, token(response.text.as_bytes())).await.map_err(refused)?.buffer()?;
             if answer != response.proof.as_bytes() {
                 return Err(Trouble::Hostile("SASL: it does not know the password itself".into()));

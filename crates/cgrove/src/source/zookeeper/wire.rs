@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn what_is_cut_or_lies_about_its_length_is_malformed() {
-        let stat = || Writer::default().long(1).long(7).long(3).long(4).int(5).int(6).int(7).long(8).int(9).int(10).long(11);
+        let stat =
+            || Writer::default().long(1).long(7).long(3).long(4).int(5).int(6).int(7).long(8).int(9).int(10).long(11);
         assert_eq!(Stat::read(&mut reader(stat())), Ok(Stat { mzxid: 7, version: 5 }));
         let whole = stat().done();
         assert!((0..whole.len()).all(|end| Stat::read(&mut Reader(whole.slice(..end))).is_err()));
