@@ -99,9 +99,8 @@ impl Redis {
             return Ok((present.number, link.clone()));
         }
         // Neither many clients nor a server that breaks each connection make us connect again and again.
-        if let Some((at, why)) = present.failed.as_ref().filter(|(at, _)| at.elapsed() < RETRY * 9 / 10) {
-            let age = format!("{why} ({} ms ago)", at.elapsed().as_millis());
-            return Err(RedisError::from((ErrorKind::Io, "not connected", age)));
+        if let Some((_, why)) = present.failed.as_ref().filter(|(at, _)| at.elapsed() < RETRY * 9 / 10) {
+            return Err(RedisError::from((ErrorKind::Io, "not connected", why.clone())));
         }
         match Link::new(&self.config.redis).await {
             Ok(fresh) => {
@@ -110,7 +109,7 @@ impl Redis {
                 Ok((present.number, fresh))
             }
             Err(e) => {
-                present.failed = Some((Instant::now(), e.to_string()));
+                present.failed = Some((Instant::now(), said(&e)));
                 Err(e)
             }
         }
@@ -141,7 +140,7 @@ impl Redis {
             if present.number == number {
                 present.link = None;
                 if let Err(e) = &result {
-                    present.failed = Some((Instant::now(), e.to_string()));
+                    present.failed = Some((Instant::now(), said(e)));
                 }
             }
         }
@@ -176,7 +175,7 @@ impl Redis {
         for chunk in slots.chunks(self.many()) {
             let questions: Vec<Cmd> =
                 chunk.iter().map(|slot| Cmd::exists(format!("{prefix}/account/{slot}"))).collect();
-            let there = self.query(&questions).await.map_err(|e| format!("redis: {e}"))?;
+            let there = self.query(&questions).await.map_err(|e| format!("redis: {}", said(&e)))?;
             if let Some(at) = there.iter().position(|v| matches!(v, Value::Int(1))) {
                 return Ok(chunk.get(at).copied());
             }
@@ -287,6 +286,15 @@ impl Redis {
         if self.claimed.swap(false, Ordering::Relaxed) {
             let _ = self.query(&[Cmd::del(self.owner_key())]).await;
         }
+    }
+}
+
+/// An error for people; what a server says may be long.
+pub(super) fn said(e: &RedisError) -> String {
+    let text = e.to_string();
+    match text.char_indices().nth(300) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text,
     }
 }
 

@@ -9,7 +9,7 @@ use redis::{ErrorKind, RedisError};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::redis::{BATCH, BATCH_BYTES, CLAIM, RETRY, Redis};
+use super::redis::{BATCH, BATCH_BYTES, CLAIM, RETRY, Redis, said};
 use super::ring::Ring;
 use crate::events::News;
 use crate::progress::Progress;
@@ -18,6 +18,8 @@ use crate::status::Board;
 
 /// Events in one pipeline.
 const EVENTS: usize = 200;
+/// Between lines in the log about a Redis that stays away, if they differ.
+const WARN_AGAIN: Duration = Duration::from_secs(10);
 /// How many times smaller a question may become.
 const SMALLEST: usize = 64;
 /// After Redis refused events.
@@ -35,6 +37,7 @@ pub(crate) async fn run(redis: Redis, ring: Arc<Ring>, board: Arc<Board>) {
         doubtful: VecDeque::new(),
         share: 1,
         told_away: false,
+        warned: None,
         next_claim: Instant::now(),
         next_events: Instant::now(),
         conflict: None,
@@ -68,6 +71,8 @@ struct Writer {
     share: usize,
     /// That it is away was told.
     told_away: bool,
+    /// When its being away was logged.
+    warned: Option<Instant>,
     next_claim: Instant,
     next_events: Instant,
     /// The other node that has our prefix.
@@ -123,7 +128,7 @@ impl Writer {
                 return Err(e);
             }
             // Slots matter more: a user who may not XADD, or a Redis before 5.0, is no outage.
-            warn!("redis: events are not stored: {e}; tried again in {} s", EVENTS_AGAIN.as_secs());
+            warn!("redis: events are not stored: {}; tried again in {} s", said(&e), EVENTS_AGAIN.as_secs());
             self.next_events = Instant::now() + EVENTS_AGAIN;
         }
         self.share = (self.share / 2).max(1);
@@ -176,9 +181,12 @@ impl Writer {
 
     fn away(&mut self, error: &RedisError) {
         // The text may quote the server, never the password.
-        let text = format!("redis: {error}; slots wait in memory");
-        if self.connected || self.board.update(|s| s.store.error.as_ref() != Some(&text)) {
+        let text = format!("redis: {}; slots wait in memory", said(error));
+        let other = self.board.update(|s| s.store.error.as_ref() != Some(&text));
+        // A server that says something else each time is not repeated each time.
+        if self.connected || other && self.warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN) {
             warn!("{text}");
+            self.warned = Some(Instant::now());
         }
         if !std::mem::replace(&mut self.told_away, true) {
             self.board.journal.tell([News::new(Kind::StoreAway, text.clone())]);

@@ -19,6 +19,8 @@ use crate::client_tls::{self, Stream};
 const OPERATION: Duration = Duration::from_secs(5);
 /// To reach one server, TLS included.
 const REACH: Duration = Duration::from_secs(3);
+/// A long list of servers that hang is tried in several rounds.
+const ROUND: Duration = Duration::from_secs(20);
 /// A farewell is not waited for.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// While one answer is waited for. A watch that we set fires once.
@@ -105,9 +107,14 @@ impl Session {
             proofs.push((&*auth.scheme, secret.map_err(|e| Trouble::Away(format!("zookeeper.auth: {e}")))?));
         }
         fastrand::shuffle(&mut hosts);
+        let began = Instant::now();
         let mut before = before.filter(|ticket| ticket.ends > Instant::now());
         let (mut found, mut hostile) = (Vec::new(), true);
         for host in &hosts {
+            if began.elapsed() > ROUND {
+                found.push("the others are tried later".into());
+                break;
+            }
             // A session that has ended is followed by a new one, with the same server.
             loop {
                 let taken = before.is_some();
@@ -274,7 +281,7 @@ impl Session {
         let until = Instant::now() + most;
         while !std::mem::take(&mut self.fired) {
             let ping = if self.pinged { until } else { self.sent.max(self.heard) + self.timeout / 3 };
-            let lost = self.heard + self.timeout * 2 / 3;
+            let lost = self.sent + self.timeout / 2;
             let next = if self.pinged { until.min(lost) } else { until.min(ping) };
             let frame = tokio::select! {
                 biased;
