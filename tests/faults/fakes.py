@@ -292,6 +292,8 @@ class Redis(Fake):
         if name == b"CLUSTER":
             entry = b"*4\r\n" + bulk(b"127.0.0.1") + b":%d\r\n" % self.port + bulk(b"0" * 40) + b"*0\r\n"
             return b"*1\r\n*3\r\n:0\r\n:16383\r\n" + entry
+        if name == b"SENTINEL":
+            return b"*2\r\n" + bulk(b"127.0.0.1") + bulk(b"%d" % self.port)
         if name == b"DEL":
             return b":%d\r\n" % (self.data.pop(key, None) is not None)
         return b":1\r\n" if name == b"EXPIRE" else b"+OK\r\n"

@@ -215,10 +215,12 @@ def stores(scene):
     eventually(lambda: watched(scene).status()["store"]["written_total"] >= 2, timeout=20)
 
 
-def giant_values(scene, size, kind="string"):
+def giant_values(scene, size, kind="string", may_strlen=True):
     """Somebody writes large values where our slots are."""
     server = scene.redis()
-    scene.start(scene.shares(a=100, b=50), redis=server)
+    may = ["+get", "+set", "+setex", "+exists", "+expire", "+del", "+xadd"] + ["+strlen"] * may_strlen
+    server.client.execute_command("ACL", "SETUSER", "node", "on", ">secret", "~*", *may)
+    scene.start(scene.shares(a=100, b=50), redis={"url": f"redis://node:secret@127.0.0.1:{server.port}"})
     stores(scene)
     client, now = server.client, int(time.time())
     for i in range(30, 46):
@@ -229,7 +231,10 @@ def giant_values(scene, size, kind="string"):
             client.execute_command("EVAL", f"for i=1,{size} do redis.call('rpush', KEYS[1], ARGV[1]) end", 1, key, "x" * 1000)
     client.set(f"{ACCOUNT}/{now - 60}", b'{"cpu":{"value":{"usage":7}}}', ex=300)
     reply = scene.node.ask("show_account", nr_slot=100)
-    assert str(now - 60) in reply and reply[str(now - 60)]["cpu"]["value"]["usage"] == 7, sorted(reply)
+    # Without the right to ask for lengths, the connection ends at a giant, and what is only there is left out.
+    if may_strlen:
+        assert str(now - 60) in reply and reply[str(now - 60)]["cpu"]["value"]["usage"] == 7, sorted(reply)
+    assert set(scene.slots()) >= {int(slot) for slot in reply if int(slot) > now - 5}
     assert fakes.peak(watched(scene).process.pid) < MEMORY
     stored = scene.node.status()["store"]
     assert stored["connected"], stored
@@ -248,11 +253,12 @@ def giant_owner(scene):
     stores(scene)
 
 
-def hostile_redis(scene, mood, connections=12, memory=MEMORY):
+def hostile_redis(scene, mood, connections=12, memory=MEMORY, sentinel=False):
     """A Redis turns bad for a while and good again: no slot is lost, memory and connections are bounded."""
     server = fakes.Redis()
     scene.callback(server.stop)
-    scene.start(scene.shares(a=100, b=50), redis={"url": server.url})
+    url = f"redis+sentinel://127.0.0.1:{server.port}/cg" if sentinel else server.url
+    scene.start(scene.shares(a=100, b=50), redis={"url": url})
     stores(scene)
     server.turn(mood)
     eventually(lambda: not watched(scene).status()["store"]["connected"], timeout=15)
