@@ -91,6 +91,7 @@ class ZooKeeper(Fake):
     def __init__(self, document, mood="good"):
         self.put(document)
         self.reads = 0
+        self.sessions = []
         super().__init__(mood)
 
     def put(self, document):
@@ -145,7 +146,11 @@ class ZooKeeper(Fake):
             peer.sendall(struct.pack(">i", 37) + b"\0\0")
             time.sleep(60)
             return
-        timeout = struct.unpack(">i", connect[12:16])[0]
+        timeout, session = struct.unpack(">iq", connect[12:24])
+        self.sessions.append(session)
+        if mood == "forgets" and session:
+            peer.sendall(self.frame(struct.pack(">iiq", 0, 0, 0) + self.buffer(bytes(16)) + b"\0"))
+            return
         peer.sendall(self.frame(struct.pack(">iiq", 0, timeout, 0x1234) + self.buffer(bytes(range(16))) + b"\0"))
         while True:
             xid, op = self.request(peer)

@@ -65,6 +65,23 @@ def hostile_zookeeper(scene, mood, away=True, connections=15):
     quiet(scene)
 
 
+def a_session_is_taken_up(scene):
+    """A connection that is lost costs no session; one that the server forgot is followed by a new one at once."""
+    server = fakes.ZooKeeper(scene.shares(a=100, b=50))
+    scene.callback(server.stop)
+    scene.start(zookeeper=(server.hosts, server.prefix))
+    scene.holds()
+    assert server.sessions == [0]
+    server.put(scene.shares(a=200, b=50))
+    server.drop()
+    scene.holds(5)
+    assert server.sessions == [0, 0x1234], server.sessions
+    server.put(scene.shares(a=300, b=50))
+    server.turn("forgets")
+    scene.holds(5)
+    assert server.sessions == [0, 0x1234, 0x1234, 0], server.sessions
+
+
 def a_hostile_one_is_replaced(scene):
     """A real server takes the port of one that sent garbage."""
     if kit.ZOOKEEPERS:

@@ -4,9 +4,9 @@
 
 mod backoff;
 mod hosts;
+mod open;
 mod sasl;
 mod session;
-mod stream;
 mod wire;
 
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::backoff::{Backoff, spread};
+use self::open::open;
 use self::session::{Session, Trouble, Wake};
 use self::wire::{Acl, Op, Stat, Writer, code, permission};
 use super::pace::Pace;
@@ -44,7 +45,7 @@ pub(crate) async fn run(config: ZooKeeper, news: mpsc::Sender<News>) {
     let mut backoff = Backoff::default();
     let mut ticket = None;
     while !news.is_closed() {
-        let trouble = match Session::open(&config, ticket.take()).await {
+        let trouble = match open(&config, &mut ticket).await {
             Ok(mut session) => {
                 let (began, mut answered) = (Instant::now(), false);
                 let end = follow(&mut session, &config, &news, &mut answered).await;
@@ -56,6 +57,7 @@ pub(crate) async fn run(config: ZooKeeper, news: mpsc::Sender<News>) {
                         Trouble::Away(format!("zookeeper {}: {why}; reconnecting", config.hosts))
                     }
                     Err(Trouble::Refused(why)) => {
+                        ticket = None;
                         session.close().await;
                         Trouble::Refused(why)
                     }
@@ -65,6 +67,9 @@ pub(crate) async fn run(config: ZooKeeper, news: mpsc::Sender<News>) {
             }
             Err(trouble) => trouble,
         };
+        if matches!(trouble, Trouble::Hostile(_)) {
+            ticket = None;
+        }
         let pause = match trouble {
             Trouble::Refused(_) => RETRY_REFUSED,
             Trouble::Hostile(_) => spread(backoff.next(true)),
@@ -177,7 +182,7 @@ async fn open_to_anybody(session: &mut Session, path: &str) -> Result<i32, Troub
 
 /// A session for one command; the error is for people.
 async fn once(config: &ZooKeeper) -> Result<Session, String> {
-    Session::open(config, None).await.map_err(|e| e.to_string())
+    open(config, &mut None).await.map_err(|e| e.to_string())
 }
 
 /// The document and its version as they are now; `None` when the znode is missing.

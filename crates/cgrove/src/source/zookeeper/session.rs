@@ -4,23 +4,14 @@
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use cgrove_config::ZooKeeper;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
 
-use super::hosts::{self, Host};
-use super::sasl;
-use super::stream;
 use super::wire::{MAX_FRAME, Malformed, Op, Reader, Welcome, Writer, code, xid};
-use crate::client_tls::{self, Stream};
+use crate::client_tls::Stream;
 
 /// No request may hang.
-const OPERATION: Duration = Duration::from_secs(5);
-/// To reach one server, TLS included.
-const REACH: Duration = Duration::from_secs(3);
-/// A long list of servers that hang is tried in several rounds.
-const ROUND: Duration = Duration::from_secs(20);
+pub(super) const OPERATION: Duration = Duration::from_secs(5);
 /// A farewell is not waited for.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// While one answer is waited for. A watch that we set fires once.
@@ -61,7 +52,8 @@ pub(super) struct Ticket {
     id: i64,
     password: Bytes,
     zxid: i64,
-    ends: Instant,
+    /// About when the servers forget it.
+    pub(super) ends: Instant,
 }
 
 pub(super) struct Session {
@@ -91,91 +83,25 @@ pub(super) enum Wake {
 }
 
 impl Session {
-    /// With the first server that gives a session; takes up the one before if it can. The error tells of every server.
-    pub(super) async fn open(config: &ZooKeeper, before: Option<Ticket>) -> Result<Self, Trouble> {
-        let all = |why: String| format!("zookeeper {}: {why}", config.hosts);
-        let (mut hosts, chroot) = hosts::parse(&config.hosts, config.tls.is_some()).map_err(Trouble::Away)?;
-        let tls = config
-            .tls
-            .as_ref()
-            .map(|tls| client_tls::connector("zookeeper", tls))
-            .transpose()
-            .map_err(Trouble::Away)?;
-        let mut proofs = Vec::new();
-        for auth in &config.auth {
-            let secret = auth.credential.read();
-            proofs.push((&*auth.scheme, secret.map_err(|e| Trouble::Away(format!("zookeeper.auth: {e}")))?));
-        }
-        fastrand::shuffle(&mut hosts);
-        let began = Instant::now();
-        let mut before = before.filter(|ticket| ticket.ends > Instant::now());
-        let (mut found, mut hostile) = (Vec::new(), true);
-        for host in &hosts {
-            if began.elapsed() > ROUND {
-                found.push("the others are tried later".into());
-                break;
-            }
-            // A session that has ended is followed by a new one, with the same server.
-            loop {
-                let taken = before.is_some();
-                match Self::with(host, tls.as_ref(), config, before.clone()).await {
-                    Ok(mut session) => {
-                        session.chroot.clone_from(&chroot);
-                        match timeout(OPERATION, session.prove(&proofs)).await {
-                            Ok(Ok(())) => return Ok(session),
-                            Ok(Err(e)) => {
-                                hostile &= matches!(e, Trouble::Hostile(_));
-                                found.push(format!("{host}: {e}"));
-                            }
-                            Err(_) => {
-                                hostile = false;
-                                found.push(format!("{host}: no answer to zookeeper.auth within 5 s"));
-                            }
-                        }
-                        break;
-                    }
-                    Err(Trouble::Code(code::SESSION_EXPIRED)) if taken => before = None,
-                    Err(e) => {
-                        hostile &= matches!(e, Trouble::Hostile(_) | Trouble::Code(_));
-                        let why = match e {
-                            Trouble::Code(code::SESSION_EXPIRED) => {
-                                "the session that it gives has ended already".into()
-                            }
-                            e => e.to_string(),
-                        };
-                        found.push(format!("{host}: {why}"));
-                        break;
-                    }
-                }
-            }
-        }
-        found.sort();
-        let why = all(format!("no session ({})", found.join("; ")));
-        Err(if hostile { Trouble::Hostile(why) } else { Trouble::Away(why) })
-    }
-
-    async fn with(
-        host: &Host,
-        tls: Option<&TlsConnector>,
-        config: &ZooKeeper,
+    /// Over a connection to `place`: a new one, or the one before. What it is not greeted to is an error.
+    pub(super) async fn greet(
+        stream: Box<dyn Stream>,
+        place: String,
+        chroot: String,
+        most: Duration,
         before: Option<Ticket>,
     ) -> Result<Self, Trouble> {
-        let stream = match timeout(REACH, stream::open(host, tls)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(why)) => return Err(Trouble::Away(why)),
-            Err(_) => return Err(Trouble::Away("no answer within 3 s".into())),
-        };
         let now = Instant::now();
         let resumed = before.is_some();
         let ticket = before.unwrap_or(Ticket { id: 0, password: Bytes::from_static(&[0; 16]), zxid: 0, ends: now });
-        let millis = i32::try_from(config.session_timeout.as_millis()).unwrap_or(i32::MAX);
+        let millis = i32::try_from(most.as_millis()).unwrap_or(i32::MAX);
         let request = Writer::default().int(0).long(ticket.zxid).int(millis).long(ticket.id);
         let request = request.buffer(&ticket.password).flag(false).done();
         let mut session = Self {
             stream,
             input: BytesMut::new(),
-            chroot: String::new(),
-            place: host.to_string(),
+            chroot,
+            place,
             xid: 0,
             timeout: OPERATION,
             sent: now,
@@ -200,39 +126,11 @@ impl Session {
             return Err(Trouble::Code(code::SESSION_EXPIRED));
         }
         let given = Duration::from_millis(welcome.timeout.unsigned_abs().into());
-        session.timeout = given.min(config.session_timeout).max(Duration::from_secs(1));
+        session.timeout = given.min(most).max(Duration::from_secs(1));
         session.ticket.id = welcome.session;
         session.ticket.password = welcome.password;
         session.ticket.ends = Instant::now() + given;
         Ok(session)
-    }
-
-    /// SASL first, then what `addauth` would send.
-    async fn prove(&mut self, proofs: &[(&str, String)]) -> Result<(), Trouble> {
-        let refused = |e| match e {
-            Trouble::Code(code::AUTH_FAILED | code::SASL_NEEDED | code::NO_AUTH) => {
-                Trouble::Away("it refuses our credentials; check zookeeper.auth".into())
-            }
-            e => e,
-        };
-        for (_, secret) in proofs.iter().filter(|(scheme, _)| *scheme == "sasl") {
-            let (user, password) = secret
-                .split_once(':')
-                .ok_or_else(|| Trouble::Away("zookeeper.auth: the credential of sasl is user:password".into()))?;
-            let token = |token: &[u8]| Writer::default().buffer(token);
-            let challenge = self.call(Op::Sasl, token(b"")).await.map_err(refused)?.buffer()?;
-            let response =
-                sasl::respond(&challenge, user, password).map_err(|why| Trouble::Hostile(format!("SASL: {why}")))?;
-            let answer = self.call(Op::Sasl, token(response.text.as_bytes())).await.map_err(refused)?.buffer()?;
-            if answer != response.proof.as_bytes() {
-                return Err(Trouble::Hostile("SASL: it does not know the password itself".into()));
-            }
-        }
-        for (scheme, secret) in proofs.iter().filter(|(scheme, _)| *scheme != "sasl") {
-            let request = Writer::default().int(0).text(scheme).text(secret);
-            self.exchange(xid::AUTH, Op::Auth, request).await.map_err(refused)?;
-        }
-        Ok(())
     }
 
     /// The session, as far as another connection may take it up.
@@ -256,7 +154,7 @@ impl Session {
         ended.unwrap_or_else(|_| Err(Trouble::Away(format!("{} gave no answer within 5 s", self.place))))
     }
 
-    async fn exchange(&mut self, number: i32, op: Op, body: Writer) -> Result<Reader, Trouble> {
+    pub(super) async fn exchange(&mut self, number: i32, op: Op, body: Writer) -> Result<Reader, Trouble> {
         let head = Writer::default().int(number).int(op as i32).done();
         self.send(&[head, body.done()].concat()).await?;
         for _ in 0..NOTIFICATIONS {
@@ -367,6 +265,80 @@ impl Session {
                 Ok(_) => {}
                 Err(e) => return Err(Trouble::Away(format!("connection lost: {}: {e}", self.place))),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::DuplexStream;
+
+    fn reply(number: i32, body: Writer) -> Vec<u8> {
+        let frame = [Writer::default().int(number).long(9).int(0).done(), body.done()].concat();
+        [&u32::try_from(frame.len()).unwrap().to_be_bytes()[..], &frame].concat()
+    }
+
+    async fn request(server: &mut DuplexStream) -> Vec<u8> {
+        let mut frame = vec![0; server.read_u32().await.unwrap() as usize];
+        server.read_exact(&mut frame).await.unwrap();
+        frame
+    }
+
+    /// A session of 6 s, and its server's end.
+    async fn session() -> (Session, DuplexStream) {
+        let (client, mut server) = tokio::io::duplex(1 << 20);
+        let welcome = Writer::default().int(0).int(6000).long(7).buffer(&[0; 16]).flag(false).done();
+        server.write_u32(u32::try_from(welcome.len()).unwrap()).await.unwrap();
+        server.write_all(&welcome).await.unwrap();
+        let chroot = "/chroot".to_owned();
+        let session = Session::greet(Box::new(client), "h:1".into(), chroot, Duration::from_secs(10), None).await;
+        request(&mut server).await;
+        (session.unwrap(), server)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_is_pinged_and_then_left() {
+        let (mut session, mut server) = session().await;
+        assert_eq!(session.full("/a"), "/chroot/a");
+        let began = Instant::now();
+        let (end, ping) = tokio::join!(session.wait(Duration::from_secs(60)), request(&mut server));
+        assert_eq!(end, Err(Trouble::Away("h:1 does not answer to pings".into())));
+        assert_eq!(ping, [-2_i32, 11].map(i32::to_be_bytes).concat());
+        assert_eq!(began.elapsed().as_secs(), 5);
+        assert_eq!(session.ticket().id, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_goes_on_where_it_was_cut_and_a_watch_ends_it() {
+        let (mut session, mut server) = session().await;
+        let event = reply(xid::NOTIFICATION, Writer::default().int(3).int(3).text("/chroot/a"));
+        let (head, rest) = event.split_at(7);
+        server.write_all(head).await.unwrap();
+        assert!(timeout(Duration::from_millis(10), session.wait(Duration::from_secs(9))).await.is_err());
+        server.write_all(rest).await.unwrap();
+        assert_eq!(session.wait(Duration::from_secs(9)).await, Ok(Wake::Fired));
+        server.write_all(&reply(xid::PING, Writer::default())).await.unwrap();
+        assert!(matches!(session.wait(Duration::from_secs(9)).await, Err(Trouble::Hostile(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_are_bounded_in_size_number_and_time() {
+        for (sent, hostile) in [
+            (i32::MAX.to_be_bytes().to_vec(), true),
+            ((-1_i32).to_be_bytes().to_vec(), true),
+            (reply(2, Writer::default()), true),
+            (reply(xid::NOTIFICATION, Writer::default().int(3).int(3).text("/x")).repeat(NOTIFICATIONS), true),
+            (reply(1, Writer::default()), false),
+            (vec![0, 0], false),
+        ] {
+            let (mut session, mut server) = session().await;
+            server.write_all(&sent).await.unwrap();
+            let began = Instant::now();
+            let answer = session.call(Op::GetData, Writer::default()).await.map(drop);
+            assert_eq!(matches!(answer, Err(Trouble::Hostile(_))), hostile, "{sent:?}: {answer:?}");
+            assert!(began.elapsed() <= OPERATION);
+            assert!(session.input.capacity() < 1 << 20);
         }
     }
 }
