@@ -155,7 +155,7 @@ async fn follow(
                 News::Away(lost(config, &reach))
             }
             Err(Error::Timeout) => return Err(Trouble::Away("no answer to a read within 5 s".into())),
-            Err(e) if client.state().is_terminated() => return Err(over(config, &reach, &e.to_string())),
+            Err(e) if client.state().is_terminated() => return Err(over(&reach, &e.to_string())),
             Err(Error::ConnectionLoss) => {
                 pause = RETRY_LOST;
                 News::Away(lost(config, &reach))
@@ -181,7 +181,7 @@ async fn follow(
         };
         fired.abort();
         if let Some(state) = end {
-            return Err(over(config, &reach, &format!("session {state:?}")));
+            return Err(over(&reach, &format!("session {state:?}")));
         }
         if paced {
             tokio::time::sleep(pace.take()).await;
@@ -196,7 +196,7 @@ fn lost(config: &ZooKeeper, reach: &watch::Receiver<Reach>) -> String {
     }
 }
 
-fn over(_config: &ZooKeeper, reach: &watch::Receiver<Reach>, end: &str) -> Trouble {
+fn over(reach: &watch::Receiver<Reach>, end: &str) -> Trouble {
     Trouble::Away(match &*reach.borrow() {
         Reach::Lost(why) => format!("{end}; starting a new one ({why})"),
         _ => format!("{end}; starting a new one"),

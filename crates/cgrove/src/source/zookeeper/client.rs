@@ -1,6 +1,7 @@
 //! To a session of the client library: what the configuration says, a relay to the servers, the library's client behind it.
 
-use std::sync::{Arc, Mutex};
+use std::any::Any;
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use cgrove_config::ZooKeeper;
@@ -129,11 +130,49 @@ fn connector(proofs: &[(String, String)], session_timeout: Duration) -> zookeepe
 pub(super) async fn contained<T: Send + 'static>(
     work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
 ) -> Result<T, Trouble> {
+    QUIET.call_once(quieten);
     let mut tasks = JoinSet::new();
     tasks.spawn(work);
     match tasks.join_next().await {
         Some(Ok(done)) => done,
-        Some(Err(e)) => Err(Trouble::Hostile(format!("the client library failed at what the server sent: {e}"))),
+        Some(Err(e)) => {
+            let why = e.try_into_panic().map_or_else(|e| e.to_string(), |payload| said(&*payload).to_owned());
+            Err(Trouble::Hostile(format!("the client library failed at what the server sent: {why}")))
+        }
         None => Err(Trouble::Away("stopped".into())),
+    }
+}
+
+static QUIET: Once = Once::new();
+
+/// A panic of the library's, in its tasks or in ours, is a line of the log.
+fn quieten() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        match panic.location().filter(|place| place.file().contains("/zookeeper-client-")) {
+            Some(place) => {
+                tracing::warn!("the ZooKeeper client library failed ({place}): {}", said(panic.payload()));
+            }
+            None => usual(panic),
+        }
+    }));
+}
+
+/// What a panic says.
+fn said(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_panics_is_trouble() {
+        let fails = |at: usize| contained(async move { Ok(*[1, 2].get(at).unwrap()) });
+        assert_eq!(fails(1).await, Ok(2));
+        let Err(Trouble::Hostile(why)) = fails(2).await else { panic!("a panic is trouble") };
+        assert!(why.contains("failed at what the server sent: called"), "{why}");
     }
 }

@@ -405,3 +405,136 @@ impl Port {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::DuplexStream;
+
+    fn frame(body: &[u8]) -> Vec<u8> {
+        [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], body].concat()
+    }
+
+    fn ints(numbers: &[i32]) -> Vec<u8> {
+        numbers.iter().flat_map(|n| n.to_be_bytes()).collect()
+    }
+
+    fn greeting() -> Vec<u8> {
+        frame(&[ints(&[0, 6000, 0, 7, 16]), vec![0; 17]].concat())
+    }
+
+    /// A library's end and a server's, with a relay in between that ends with its guard's opinion.
+    fn between() -> (DuplexStream, DuplexStream, impl Future<Output = (End, bool)>) {
+        let ((library, client), (server, far)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
+        let passing = async move {
+            let mut guard = Guard::new("/a");
+            (pass(client, server, &mut guard).await, guard.answered)
+        };
+        (library, far, passing)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_pass_whole_or_not_at_all() {
+        let (mut library, mut server, passing) = between();
+        let talk = async move {
+            let asked = frame(&ints(&[1, 9, 0]));
+            let connect = frame(&[0; 45]);
+            library.write_all(&[connect.clone(), asked.clone()].concat()).await.unwrap();
+            let mut heard = vec![0; connect.len() + asked.len()];
+            server.read_exact(&mut heard).await.unwrap();
+            assert_eq!(heard, [connect, asked].concat());
+            let answer = frame(&ints(&[1, 0, 9, 0, 0]));
+            for part in [greeting(), answer.clone()].concat().chunks(7) {
+                server.write_all(part).await.unwrap();
+            }
+            let mut heard = vec![0; greeting().len() + answer.len()];
+            library.read_exact(&mut heard).await.unwrap();
+            // Half a frame.
+            server.write_all(&answer[..9]).await.unwrap();
+            let mut rest = Vec::new();
+            library.read_to_end(&mut rest).await.unwrap();
+            assert!(rest.is_empty());
+            drop(server);
+        };
+        let began = Instant::now();
+        let ((end, answered), ()) = tokio::join!(passing, talk);
+        assert_eq!((end, answered), (End::Away("sends half an answer".into()), true));
+        assert_eq!(began.elapsed().as_secs(), FRAME.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_breaks_the_protocol_ends_the_connection() {
+        for bad in [
+            i32::MAX.to_be_bytes().to_vec(),
+            ints(&[-1]),
+            ints(&[0]),
+            frame(&[0; 36]),
+            [greeting(), frame(&ints(&[5, 0, 9, 0]))].concat(),
+            [greeting(), vec![0; 1 << 20]].concat(),
+        ] {
+            let (mut library, mut server, passing) = between();
+            let talk = async {
+                library.write_all(&frame(&[0; 44])).await.unwrap();
+                let _ = server.write_all(&bad).await;
+                let mut rest = Vec::new();
+                library.read_to_end(&mut rest).await.unwrap();
+                assert!(rest.len() <= greeting().len());
+            };
+            let ((end, answered), ()) = tokio::join!(passing, talk);
+            assert!(matches!(end, End::Hostile(_)) && !answered, "{end:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_port_is_for_this_process() {
+        let mut port = Port::open().await.unwrap();
+        let at =
+            format!("exec 3<>/dev/tcp/127.0.0.1/{}; echo x >&3; read -t 9 -u 3 word; echo $?$word", port.here.port());
+        let stranger =
+            tokio::task::spawn_blocking(move || std::process::Command::new("bash").args(["-c", &at]).output());
+        let stranger = timeout(Duration::from_secs(20), port.beside(stranger)).await.unwrap().unwrap().unwrap();
+        // The end of the connection, and not a word; or it was reset.
+        assert_eq!(stranger.stdout, b"1\n");
+        assert!(port.waiting.is_none());
+        let mut mine = TcpStream::connect(port.here).await.unwrap();
+        mine.write_all(b"x").await.unwrap();
+        let client = timeout(Duration::from_secs(20), port.client()).await.unwrap();
+        assert_eq!(client.peer_addr().unwrap(), mine.local_addr().unwrap());
+    }
+
+    /// A server that greets and then says nothing: the library, left alone, ends soon, and only then the port is free.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_port_is_held_until_the_library_has_ended() {
+        let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = Host { name: "127.0.0.1".into(), port: far.local_addr().unwrap().port(), tls: false };
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            loop {
+                let (mut one, _) = far.accept().await.unwrap();
+                for answer in [greeting(), frame(&ints(&[-2, 0, 9, 0]))] {
+                    let mut asked = vec![0; one.read_u32().await.unwrap() as usize];
+                    one.read_exact(&mut asked).await.unwrap();
+                    one.write_all(&answer).await.unwrap();
+                }
+                held.push(one);
+            }
+        });
+        let servers = Servers { hosts: vec![host], tls: None, watched: "/a".into() };
+        let mut relay = Relay::start(servers, Arc::default()).await.unwrap();
+        let cluster = format!("127.0.0.1:{}", relay.port);
+        let client = zookeeper_client::Client::connector().connect(&cluster).await.unwrap();
+        let state = client.state_watcher();
+        relay.leave(state.clone());
+        drop(client);
+        assert!(TcpListener::bind(&cluster).await.is_err());
+        timeout(Duration::from_secs(5), ended(state)).await.unwrap();
+        drop(relay);
+        timeout(Duration::from_secs(5), async {
+            while TcpListener::bind(&cluster).await.is_err() {
+                sleep(STRANGERS).await
+            }
+        })
+        .await
+        .unwrap();
+    }
+}
