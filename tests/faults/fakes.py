@@ -151,6 +151,8 @@ class ZooKeeper(Fake):
         if mood == "forgets" and session:
             peer.sendall(self.frame(struct.pack(">iiq", 0, 0, 0) + self.buffer(bytes(16)) + b"\0"))
             return
+        if mood == "long-session":
+            timeout = (1 << 31) - 1
         peer.sendall(self.frame(struct.pack(">iiq", 0, timeout, 0x1234) + self.buffer(bytes(range(16))) + b"\0"))
         while True:
             xid, op = self.request(peer)
@@ -164,7 +166,7 @@ class ZooKeeper(Fake):
             elif op == self.SYNC:
                 peer.sendall(self.reply(xid, 0, self.buffer(self.PATH.encode())))
             elif op == self.ACL:
-                owner = struct.pack(">ii", 1, 31) + self.buffer(b"digest") + self.buffer(b"user:x")
+                owner = struct.pack(">ii", (1 << 31) - 1 if mood == "many-acls" else 1, 31) + self.buffer(b"digest") + self.buffer(b"user:x")
                 peer.sendall(self.reply(xid, 0, owner + self.stat()))
             elif op == self.GET:
                 self.reads += 1

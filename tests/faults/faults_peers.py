@@ -1,7 +1,9 @@
 """Servers and files that are hostile rather than away."""
 
+import contextlib
 import os
 import socket
+import struct
 import subprocess
 import time
 
@@ -80,6 +82,46 @@ def a_session_is_taken_up(scene):
     server.turn("forgets")
     scene.holds(5)
     assert server.sessions == [0, 0x1234, 0x1234, 0], server.sessions
+
+
+def loopback_ports(pid):
+    """Ports of 127.0.0.1 at which a process listens."""
+    sockets = set()
+    for fd in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            sockets.add(os.readlink(fd.path))
+    with open(f"/proc/{pid}/net/tcp") as table:
+        rows = [line.split() for line in table][1:]
+    return {int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+def strangers_at_the_relay(scene):
+    """The library's port is not for others."""
+    server = fakes.ZooKeeper(scene.shares(a=100, b=50))
+    scene.callback(server.stop)
+    scene.start(zookeeper=(server.hosts, server.prefix))
+    scene.holds()
+    for mood in ("good", "closes"):
+        if mood != "good":
+            server.turn(mood)
+            eventually(lambda: not watched(scene).status()["source"]["connected"], timeout=15)
+        sessions = list(server.sessions)
+        refused, until = 0, time.monotonic() + 3
+        # While away there is a relay for each attempt.
+        while refused < 60 and time.monotonic() < until:
+            for port in loopback_ports(scene.node.process.pid) - {scene.node.port}:
+                with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=10) as stranger:
+                    stranger.sendall(struct.pack(">i", 44) + bytes(44))
+                    heard = stranger.recv(100)
+                    assert heard == b"", heard
+                refused += 1
+        assert refused >= (20 if mood == "good" else 1), (mood, refused)
+        assert server.sessions == sessions, server.sessions
+        drift_is_repaired(scene, share=9 if mood == "good" else 8)
+    server.put(scene.shares(a=300, b=50))
+    server.turn("good")
+    scene.holds(25)
+    quiet(scene)
 
 
 def a_hostile_one_is_replaced(scene):

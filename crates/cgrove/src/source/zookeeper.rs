@@ -125,7 +125,8 @@ async fn follow(
                 if exposed.is_some() && config.require_safe_acl {
                     pause = spread(RETRY_EXPOSED);
                 }
-                let (bytes, version) = (Bytes::from(data), i64::from(stat.version));
+                // It stays for long; what it was read into need not.
+                let (bytes, version) = (Bytes::copy_from_slice(&data), i64::from(stat.version));
                 watcher = Some(armed);
                 News::Document(Fetched { bytes, version, mzxid: Some(stat.mzxid), exposed })
             }

@@ -58,6 +58,8 @@ pub(super) struct Guard {
     pub(super) answered: bool,
     /// The server does not believe who we say that we are.
     pub(super) refused: bool,
+    /// We said so by SASL.
+    pub(super) sasl: bool,
 }
 
 impl Guard {
@@ -76,6 +78,7 @@ impl Guard {
             return;
         }
         let (Ok(number), Ok(kind)) = (body.try_get_i32(), body.try_get_i32()) else { return };
+        self.sasl |= kind == op::SASL;
         if self.asked.len() < ASKED {
             self.asked.push((number, kind));
         }
@@ -114,12 +117,12 @@ impl Guard {
         GREETING.contains(&body.len()).then_some(())?;
         let (version, millis) = (body.try_get_i32().ok()?, body.try_get_i32().ok()?);
         let (session, password) = (body.try_get_i64().ok()?, body.try_get_i32().ok()?);
-        let rest = body.len().checked_sub(usize::try_from(password).ok()?)?;
+        let whole = usize::try_from(password).is_ok_and(|n| n > 0 && n <= body.len());
         let lasts = Duration::from_millis(u64::try_from(millis).ok()?);
-        // One that was asked for a session which has ended says 0, and no time. Servers before 3.4 say nothing of reading only.
+        // One that was asked for a session which has ended says 0, and no time. What follows the password is the library's.
         let [least, most] = LASTS;
         let lasts = session == 0 || (least..=most.max(self.wanted)).contains(&lasts);
-        (version == 0 && password > 0 && rest <= 1 && lasts).then_some(())?;
+        (version == 0 && whole && lasts).then_some(())?;
         self.greeted = true;
         Some(session)
     }
@@ -209,7 +212,7 @@ mod tests {
             (0, 6000, 7, -1, 17, false),
             (0, 6000, 7, i32::MAX, 17, false),
             (0, 6000, 7, 16, 15, false),
-            (0, 6000, 7, 16, 18, false),
+            (0, 6000, 7, 16, 18, true),
             (0, 6000, 7, 90, 90, false),
         ] {
             assert_eq!(

@@ -28,7 +28,9 @@ const REACH: Duration = Duration::from_secs(3);
 /// A frame that has begun comes to its end, or what was written is taken.
 const FRAME: Duration = Duration::from_secs(4);
 /// For the library to come, once a server is there; it pauses between its attempts itself.
-const LATE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(5);
+/// For its first request then.
+const SPEAKS: Duration = Duration::from_secs(1);
 /// For the farewell to a server.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// A long list of servers that hang is tried in several rounds.
@@ -184,6 +186,9 @@ async fn relay(
                 _ if guard.refused => "it refuses our credentials; check zookeeper.auth".into(),
                 End::Away(why) if guard.greeted => format!("connection lost: {why}"),
                 End::Away(why) => format!("accepts connections but gave no session: {why}"),
+                End::Left if guard.sasl && !guard.answered => {
+                    "SASL came to nothing: it knows another password, or no DIGEST-MD5; check zookeeper.auth".into()
+                }
                 End::Left if guard.greeted => "the client library ended the connection".into(),
                 End::Left => {
                     format!("accepts connections but gave no session within {:.1} s", since.elapsed().as_secs_f32())
@@ -363,7 +368,7 @@ impl Port {
         loop {
             if let Some(client) = self.waiting.take() {
                 // It speaks first.
-                if timeout(LATE, client.peek(&mut [0])).await.is_ok_and(|peeked| peeked.is_ok_and(|n| n > 0)) {
+                if timeout(SPEAKS, client.peek(&mut [0])).await.is_ok_and(|peeked| peeked.is_ok_and(|n| n > 0)) {
                     return client;
                 }
             }
