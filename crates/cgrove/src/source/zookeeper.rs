@@ -35,6 +35,8 @@ const RETRY_EXPOSED: Duration = Duration::from_secs(5);
 const OPERATION: Duration = Duration::from_secs(5);
 /// From one look to the next, while the connection is lost.
 const RETRY_LOST: Duration = Duration::from_millis(500);
+/// For the relay to say why it cut a connection.
+const REASON: Duration = Duration::from_millis(100);
 
 /// Why a session came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -279,6 +281,12 @@ where
             done = work(session.clone(), ours.clone()) => done,
             trouble = Relay::over(&mut over) => return Err(trouble),
         };
+        if result.is_err()
+            && let Ok(Trouble::Hostile(why)) = tokio::time::timeout(REASON, Relay::over(&mut over)).await
+        {
+            // The library only knows that its connection is lost.
+            return Err(Trouble::Hostile(why));
+        }
         if let Some(session) = Arc::into_inner(session) {
             session.close().await;
         }

@@ -50,7 +50,6 @@ struct Prepared {
     chroot: String,
     /// Scheme and credential.
     proofs: Vec<(String, String)>,
-    session_timeout: Duration,
 }
 
 /// A session with the first server that gives one.
@@ -59,7 +58,7 @@ pub(super) async fn connect(config: &ZooKeeper, backoff: &Arc<Mutex<Backoff>>) -
         let config = config.clone();
         spawn_blocking(move || prepare(&config))
     };
-    let Prepared { servers, chroot, proofs, session_timeout } = match timeout(OPERATION, preparing).await {
+    let Prepared { servers, chroot, proofs } = match timeout(OPERATION, preparing).await {
         Ok(Ok(prepared)) => prepared.map_err(Trouble::Away)?,
         _ => {
             return Err(Trouble::Away(
@@ -75,7 +74,7 @@ pub(super) async fn connect(config: &ZooKeeper, backoff: &Arc<Mutex<Backoff>>) -
     let connecting = async {
         let _ = reach.wait_for(|reach| *reach != Reach::Seeking).await;
         loop {
-            let error = match connector(&proofs, session_timeout).connect(&cluster).await {
+            let error = match connector(&proofs, config.session_timeout).connect(&cluster).await {
                 Ok(client) => return Ok(client),
                 Err(error) => error,
             };
@@ -109,8 +108,9 @@ fn prepare(config: &ZooKeeper) -> Result<Prepared, String> {
         }
         proofs.push((auth.scheme.clone(), secret));
     }
-    let servers = Servers { hosts, tls, watched: format!("{chroot}{}", path(config)) };
-    Ok(Prepared { servers, chroot, proofs, session_timeout: config.session_timeout })
+    let watched = format!("{chroot}{}", path(config));
+    let servers = Servers { hosts, tls, watched, session_timeout: config.session_timeout };
+    Ok(Prepared { servers, chroot, proofs })
 }
 
 fn connector(proofs: &[(String, String)], session_timeout: Duration) -> zookeeper_client::Connector {

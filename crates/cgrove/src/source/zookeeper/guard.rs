@@ -13,8 +13,10 @@ use bytes::Buf;
 pub(super) const MAX_FRAME: usize = 2 << 20;
 /// A greeting is 37 bytes, its password 16 of them.
 const GREETING: std::ops::RangeInclusive<usize> = 21..=100;
-/// What a server may make of the time that a session is asked to last.
-const LASTS: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(600)];
+/// What a server may make of the time that a session is asked to last: the library pings many times in it.
+const SHORTEST: Duration = Duration::from_millis(200);
+/// Likewise, unless it was asked for more: the library tries for so long to take it up again.
+pub(super) const LONGEST: Duration = Duration::from_secs(600);
 /// A znode's `Stat`.
 const STAT: usize = 68;
 /// Watches that are not answered yet; we set one at a time, and again with each read.
@@ -120,8 +122,7 @@ impl Guard {
         let whole = usize::try_from(password).is_ok_and(|n| n > 0 && n <= body.len());
         let lasts = Duration::from_millis(u64::try_from(millis).ok()?);
         // One that was asked for a session which has ended says 0, and no time. What follows the password is the library's.
-        let [least, most] = LASTS;
-        let lasts = session == 0 || (least..=most.max(self.wanted)).contains(&lasts);
+        let lasts = session == 0 || (SHORTEST..=LONGEST.max(self.wanted)).contains(&lasts);
         (version == 0 && whole && lasts).then_some(())?;
         self.greeted = true;
         Some(session)

@@ -18,7 +18,7 @@ use zookeeper_client::StateWatcher;
 
 use super::Trouble;
 use super::backoff::{Backoff, spread};
-use super::guard::{Guard, MAX_FRAME};
+use super::guard::{Guard, LONGEST, MAX_FRAME};
 use super::hosts::Host;
 use super::own;
 use crate::client_tls::Stream;
@@ -37,8 +37,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub(super) const ROUND: Duration = Duration::from_secs(20);
 /// Between looks at who connects, while strangers do.
 const STRANGERS: Duration = Duration::from_millis(50);
-/// Longer than the library may go on by itself: 7/5 of the longest session.
-const ALONE: Duration = Duration::from_secs(900);
+/// More than the library goes on by itself, which is 7/5 of the session's time.
+const ALONE: u32 = 2;
 const CHUNK: usize = 16 << 10;
 
 /// The servers, as the configuration and its files are now.
@@ -47,6 +47,8 @@ pub(super) struct Servers {
     pub(super) tls: Option<TlsConnector>,
     /// The znode that is watched, chroot included.
     pub(super) watched: String,
+    /// What a session is asked to last.
+    pub(super) session_timeout: Duration,
 }
 
 /// How it stands with the servers.
@@ -101,6 +103,7 @@ async fn serve(
     tell: watch::Sender<Reach>,
     mut left: oneshot::Receiver<StateWatcher>,
 ) {
+    let alone = servers.session_timeout.max(LONGEST) * ALONE;
     let mut relaying = Box::pin(relay(&mut port, servers, &backoff, &tell));
     let state = tokio::select! {
         trouble = &mut relaying => {
@@ -126,7 +129,7 @@ async fn serve(
             let _ = timeout(FAREWELL, client.read(&mut [0; 4096])).await;
         }
     };
-    let _ = timeout(ALONE, async {
+    let _ = timeout(alone, async {
         tokio::select! { () = dismissing => {}, () = ended(state) => {} }
     })
     .await;
@@ -524,7 +527,7 @@ mod tests {
                 held.push(one);
             }
         });
-        let servers = Servers { hosts: vec![host], tls: None, watched: "/a".into() };
+        let servers = Servers { hosts: vec![host], tls: None, watched: "/a".into(), session_timeout: FRAME };
         let mut relay = Relay::start(servers, Arc::default()).await.unwrap();
         let cluster = format!("127.0.0.1:{}", relay.port);
         let client = zookeeper_client::Client::connector().connect(&cluster).await.unwrap();
