@@ -7,6 +7,8 @@ mod client;
 mod guard;
 mod hosts;
 mod own;
+mod pass;
+mod port;
 mod relay;
 
 use std::sync::{Arc, Mutex, PoisonError};
