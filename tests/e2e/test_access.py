@@ -399,6 +399,11 @@ def test_zookeeper_over_tls_with_our_certificate_and_sasl(node, certificates, tm
             eventually(lambda: "localhost" in node.status()["source"].get("error", ""), timeout=20)
             assert not node.status()["source"]["connected"]
             node.stop()
+        node.config.write_text(plain.replace("[zookeeper]", f"[zookeeper]\n{tls}").replace("digest:user:password", "sasl:node:another-password"))
+        node.start(ready=False)
+        eventually(lambda: "zookeeper.auth" in node.status()["source"].get("error", ""), timeout=20)
+        assert "another-password" not in node.log.read_text() and not node.status()["source"]["connected"]
+        node.stop()
         admin.stop()
         admin.close()
 

@@ -23,10 +23,13 @@ pub(crate) enum Format {
     Journald,
 }
 
-/// `level` counts unless CGROVE_LOG says otherwise. `bounded`, no part of the code writes lines without end. Without a format the journal is used when it is what standard
-/// error leads to.
+/// The ZooKeeper client library knows no servers but our relay to them: what it says is for whoever asks for it.
+///
+/// `level` counts unless CGROVE_LOG says otherwise. `bounded`, no part of the code writes lines without end. Without a
+/// format the journal is used when it is what standard error leads to.
 pub(crate) fn start(format: Option<Format>, level: &str, bounded: bool) -> Traces {
-    let filter = EnvFilter::try_from_env("CGROVE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = EnvFilter::try_from_env("CGROVE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(format!("{level},zookeeper_client=error")));
     // Spans for traces are not for the log.
     let filter = match format!("{}=off", traces::TARGET).parse() {
         Ok(directive) => filter.add_directive(directive),

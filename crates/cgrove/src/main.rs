@@ -29,6 +29,7 @@ mod store;
 mod serve;
 
 mod budget;
+mod client_tls;
 mod clock;
 mod progress;
 mod pulse;

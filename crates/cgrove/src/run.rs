@@ -24,8 +24,9 @@ use crate::serve::Library;
 use crate::source::{self, Intake, Origin, last_good};
 use crate::state::{self, Change, Keeper, Key};
 use crate::status::Board;
-use crate::store::redis::{self, Redis};
+use crate::store::redis::Redis;
 use crate::store::ring::Ring;
+use crate::store::writer;
 use crate::{deadline, permission, privileges, sampler, service, term};
 use cgrove_config::{Config, SourceKind, StoreKind};
 use cgrove_core::event::Kind;
@@ -200,7 +201,7 @@ impl Daemon {
         let redis = (config.usage.store == StoreKind::Redis).then(|| Redis::new(config.clone()));
         let reader = redis.as_ref().map(Redis::reader);
         if let Some(redis) = redis.clone() {
-            tasks.spawn(redis::run(redis, ring.clone(), board.clone()));
+            tasks.spawn(writer::run(redis, ring.clone(), board.clone()));
         }
         let library =
             Arc::new(Library::new(config.clone(), board.clone(), ring, reader, document.clone(), secrets.proof));

@@ -5,6 +5,7 @@ mod demands;
 pub(crate) mod file;
 pub(crate) mod last_good;
 mod origin;
+mod pace;
 pub(crate) mod trust;
 pub(crate) mod zookeeper;
 
@@ -44,8 +45,6 @@ pub(crate) struct Document {
 /// What a source has to say.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Connected, or readable again.
-    Connected,
     /// Not reachable, or not readable; why.
     Away(String),
     /// The document as it is there now.
@@ -142,10 +141,6 @@ impl Intake {
 
     async fn take(&mut self, news: News) {
         match news {
-            News::Connected => {
-                self.board.update(|s| (s.source.connected, s.source.error) = (true, None));
-                self.back();
-            }
             News::Away(why) => self.trouble(false, why),
             News::Missing(why) => self.trouble(true, format!("{why}; nothing is changed")),
             News::Document(fetched) => {

@@ -1,6 +1,7 @@
 //! Settings: a TOML file, then CGROVE_* from the environment; checked once, then immutable.
 
 mod build;
+pub mod files;
 mod load;
 mod names;
 mod raw;
@@ -135,7 +136,7 @@ impl Secret {
             }
             Self::File(path) => {
                 let named = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-                Ok(std::fs::read_to_string(path).map_err(named)?.trim_end_matches(['\n', '\r']).to_owned())
+                Ok(files::read_text(path, files::SECRET).map_err(named)?.trim_end_matches(['\n', '\r']).to_owned())
             }
         }
     }

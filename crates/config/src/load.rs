@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::Config;
 use crate::build::build;
+use crate::files;
 use crate::names::{SETTINGS, unknown};
 use crate::raw::Raw;
 
@@ -19,7 +20,7 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 
 /// Reads `path` and the environment. Relative paths in the file are relative to the file.
 pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    let text = files::read_text(path, files::CONFIGURATION).map_err(|e| {
         ConfigError(format!(
             "{}: {e}; name a configuration with --config FILE (config/cgrove.toml explains every setting)",
             path.display()

@@ -96,6 +96,9 @@ pub struct Metrics {
     pub groups: usize,
 }
 
+/// Of `usage.keep`.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// `redis`: an address of Redis is set.
 pub(crate) fn usage(raw: RawUsage, redis: bool) -> Result<Usage, Bad> {
     let store = match (raw.store.as_deref(), redis) {
@@ -104,6 +107,10 @@ pub(crate) fn usage(raw: RawUsage, redis: bool) -> Result<Usage, Bad> {
         (Some(other), _) => return Err(("usage.store", format!("{other:?} is not one of \"memory\", \"redis\""))),
     };
     let keep = duration("usage.keep", raw.keep, Duration::from_secs(300), Duration::from_secs(1))?;
+    if keep > LONGEST {
+        let why = "more than 1day: each second is a slot in memory and a key in Redis, all of which are looked for after an outage; keep more than a day where /metrics is scraped";
+        return Err(("usage.keep", format!("{} is {why}", humantime::format_duration(keep))));
+    }
     let memory = match raw.memory.map(|m| m.list().concat()) {
         None => 64 << 20,
         Some(text) => bytes(&text).ok_or(("usage.memory", format!("{text:?} is not a size such as \"64M\"")))?,
@@ -170,6 +177,17 @@ mod tests {
         assert!(one("memroy").unwrap_err().1.contains("\"memory\""));
         let usage = usage(RawUsage::default(), false).unwrap();
         assert_eq!((usage.collect(Form::ByController), usage.collect(Form::ByGroup)), (Collect::PLAIN, Collect::LEAN));
+    }
+
+    #[test]
+    fn slots_are_kept_for_a_day_at_most() {
+        let kept = |keep: &str| {
+            usage(RawUsage { keep: Some(keep.into()), ..RawUsage::default() }, true).map(|u| u.keep.as_secs())
+        };
+        assert_eq!(kept("24h"), Ok(86_400));
+        let (name, why) = kept("86401s").unwrap_err();
+        assert!(name == "usage.keep" && why.contains("1day 1s is more than 1day"), "{why}");
+        assert!(kept("500years").is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cgrove_config::{Address, Config};
+use cgrove_config::{Address, Config, files};
 use futures_util::{SinkExt, StreamExt};
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{StatusCode, Uri};
@@ -105,8 +105,8 @@ impl Client {
         };
         let mut request = url.into_client_request().map_err(|e| wrong(&e.to_string()))?;
         if let Some(file) = &whom.token_file {
-            let token =
-                std::fs::read_to_string(file).map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
+            let token = files::read_text(file, files::SECRET)
+                .map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
             let token = token.lines().next().unwrap_or_default().trim();
             let value = HeaderValue::from_str(&format!("Bearer {token}"))
                 .map_err(|_| Exit::usage("the token is no text".into()))?;
@@ -269,7 +269,8 @@ fn authority(whom: &Whom) -> Result<TlsConnector, Exit> {
         whom.ca.as_ref().ok_or_else(|| Exit::usage("wss:// needs --ca FILE: who signed its certificate".into()))?;
     let bad = |why: String| Exit::no_input(format!("{}: {why}", file.display()));
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|e| bad(e.to_string()))? {
+    let pem = files::read(file, files::CERTIFICATES).map_err(|e| bad(e.to_string()))?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
         roots.add(certificate.map_err(|e| bad(e.to_string()))?).map_err(|e| bad(e.to_string()))?;
     }
     if roots.is_empty() {

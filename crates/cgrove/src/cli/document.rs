@@ -1,6 +1,6 @@
 //! Where a command's document comes from: a file, standard input, the configured source, or the last good one.
 
-use std::io::Read;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::source::last_good::{self, Kept};
 use crate::source::{Demands, Document, Fetched, Origin, zookeeper};
 use crate::term;
-use cgrove_config::{self as config, Config, SourceKind};
+use cgrove_config::{self as config, Config, SourceKind, files};
 use cgrove_state::StateDir;
 
 /// A document and where it was found.
@@ -31,8 +31,7 @@ pub(super) fn parse(found: &Found) -> Result<Desired, Exit> {
 pub(super) fn find(args: &Args, tree: Option<&str>) -> Result<Found, Exit> {
     match tree {
         Some("-") => {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).map_err(|e| Exit::no_input(format!("standard input: {e}")))?;
+            let bytes = files::bounded(std::io::stdin(), files::DOCUMENT).map_err(|e| unread("standard input", &e))?;
             Ok(Found { bytes: bytes.into(), place: "standard input".into() })
         }
         Some(path) => read(Path::new(path)),
@@ -50,8 +49,16 @@ pub(super) fn load(args: &Args) -> Result<Arc<Config>, Exit> {
 }
 
 fn read(path: &Path) -> Result<Found, Exit> {
-    let bytes = std::fs::read(path).map_err(|e| Exit::no_input(format!("{}: {e}", path.display())))?;
+    let bytes = files::read(path, files::DOCUMENT).map_err(|e| unread(&path.display().to_string(), &e))?;
     Ok(Found { bytes: bytes.into(), place: path.display().to_string() })
+}
+
+fn unread(place: &str, e: &io::Error) -> Exit {
+    match e.kind() {
+        io::ErrorKind::FileTooLarge => Exit::document(format!("{place}: {e}; a document has at most 1 MiB")),
+        io::ErrorKind::InvalidInput => Exit::no_input(format!("{place}: {e}; `-` reads standard input")),
+        _ => Exit::no_input(format!("{place}: {e}")),
+    }
 }
 
 /// What the daemon would not take, no command does.

@@ -10,7 +10,7 @@ use cgrove_core::ids::GroupPath;
 use super::args::{Args, Origin};
 use crate::exit::Exit;
 use crate::term;
-use cgrove_config as config;
+use cgrove_config::{self as config, files as bounded};
 
 /// Prints the document; what it cannot say goes to standard error.
 pub(super) fn run(args: &Args, from: Origin, files: &[PathBuf], everywhere: bool) -> Result<u8, Exit> {
@@ -45,7 +45,8 @@ fn libcgroup(files: &[PathBuf]) -> Result<Imported, Exit> {
     }
     let mut texts = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(file).map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
+        let text = bounded::read_text(file, bounded::CONFIGURATION)
+            .map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
         texts.push((file.display().to_string(), text));
     }
     let files: Vec<_> = texts.iter().map(|(name, text)| LibcgroupFile { name, text }).collect();

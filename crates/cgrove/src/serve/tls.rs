@@ -1,7 +1,6 @@
 //! TLS of the port: certificate, key and the clients' authority from files, read again when one of them changes.
 
-use std::fs::{self, File};
-use std::io::BufReader;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +12,7 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tracing::{info, warn};
 
-use cgrove_config::Tls;
+use cgrove_config::{Tls, files as bounded};
 
 /// The files are looked at no more often than this.
 const LOOK: Duration = Duration::from_secs(1);
@@ -91,8 +90,8 @@ fn stamp(files: &Tls) -> Stamp {
 
 fn load(files: &Tls) -> Result<ServerConfig, String> {
     let chain = certificates("server.tls_certificate", &files.certificate)?;
-    let key = open("server.tls_key", &files.key).and_then(|file| {
-        PrivateKeyDer::from_pem_reader(file).map_err(|e| format!("server.tls_key {}: {e}", files.key.display()))
+    let key = read("server.tls_key", &files.key).and_then(|pem| {
+        PrivateKeyDer::from_pem_slice(&pem).map_err(|e| format!("server.tls_key {}: {e}", files.key.display()))
     })?;
     let builder = ServerConfig::builder();
     let builder = match &files.client_ca {
@@ -116,7 +115,7 @@ fn load(files: &Tls) -> Result<ServerConfig, String> {
 }
 
 fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(open(setting, path)?).collect();
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(setting, path)?).collect();
     match found {
         Ok(list) if list.is_empty() => Err(format!("{setting} {}: holds no certificate in PEM", path.display())),
         Ok(list) => Ok(list),
@@ -124,6 +123,6 @@ fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static
     }
 }
 
-fn open(setting: &str, path: &Path) -> Result<BufReader<File>, String> {
-    File::open(path).map(BufReader::new).map_err(|e| format!("{setting} {}: {e}", path.display()))
+fn read(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
+    bounded::read(path, bounded::CERTIFICATES).map_err(|e| format!("{setting} {}: {e}", path.display()))
 }

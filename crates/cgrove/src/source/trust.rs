@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use cgrove_config::files;
 use cgrove_core::document::digest;
 use cgrove_core::document::signature::{self, Signature};
 use cgrove_core::json::{self, Json};
@@ -28,9 +29,9 @@ impl Trust {
                     path.display()
                 )
             };
-            let found = SubjectPublicKeyInfoDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))?;
+            let pem = files::read(path, files::SECRET).map_err(|e| bad(e.to_string()))?;
             let before = keys.len();
-            for key in found {
+            for key in SubjectPublicKeyInfoDer::pem_slice_iter(&pem) {
                 let key = key.map_err(|e| bad(e.to_string()))?;
                 let raw = key.as_ref().strip_prefix(&SPKI[..]).and_then(|raw| <[u8; 32]>::try_from(raw).ok());
                 let raw = raw.ok_or_else(|| bad("holds a public key that is not Ed25519".into()))?;
@@ -82,7 +83,8 @@ pub(crate) fn serial_after(before: &[u8]) -> u64 {
 pub(crate) fn sign(document: &[u8], file: &Path, serial: u64) -> Result<Vec<u8>, String> {
     let bad =
         |why: &str| format!("{}: {why}; `openssl genpkey -algorithm ed25519 -out KEY` makes a key", file.display());
-    let der = PrivatePkcs8KeyDer::from_pem_file(file).map_err(|e| bad(&e.to_string()))?;
+    let pem = files::read(file, files::SECRET).map_err(|e| bad(&e.to_string()))?;
+    let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|e| bad(&e.to_string()))?;
     let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|_| bad("not an Ed25519 private key"))?;
     let text = std::str::from_utf8(document).map_err(|_| "the document is not UTF-8".to_owned())?;
     let Ok(Json::Object(mut top)) = json::parse(text) else { return Err("the document is not a JSON object".into()) };

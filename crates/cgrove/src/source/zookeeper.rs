@@ -1,16 +1,31 @@
 //! The znode `{prefix}/arch_conf`: read, watched, read again on every reconnect, and written by `cgrove push`.
-//! A supervisor outlives session expiry, server restarts and bad names; it never gives up.
+//! A supervisor outlives session expiry, server restarts, bad names and servers that break the protocol; it never gives up,
+//! and asks each time later. The client library speaks with the servers through a relay, which bounds what they can do to it.
 
+mod backoff;
+mod client;
+mod guard;
+mod hosts;
+mod own;
+mod pass;
+mod port;
+mod relay;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::debug;
-use zookeeper_client::{Acl, Acls, Client, CreateMode, Error, Permission, SaslOptions, SessionState};
-use zookeeper_client::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
+use zookeeper_client::{Acl, Acls, Client, CreateMode, Error, Permission, SessionState, StateWatcher};
 
+use self::backoff::{Backoff, spread};
+use self::client::{Session, connect, contained};
+use self::relay::{Reach, Relay};
+use super::pace::Pace;
 use super::{Fetched, News};
-use cgrove_config::{ClientTls, Secret, ZooKeeper};
+use cgrove_config::{Secret, ZooKeeper};
 
 /// One-shot watches survive reconnects; this catches whatever they might miss.
 const REREAD: Duration = Duration::from_secs(30);
@@ -20,9 +35,29 @@ const RETRY_REFUSED: Duration = Duration::from_secs(2);
 const RETRY_EXPOSED: Duration = Duration::from_secs(5);
 /// While disconnected, operations queue; none may hang.
 const OPERATION: Duration = Duration::from_secs(5);
-/// Between sessions, about: see [`spread`].
-const BACKOFF: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(700), Duration::from_millis(1500)];
+/// From one look to the next, while the connection is lost.
+const RETRY_LOST: Duration = Duration::from_millis(500);
+/// For the relay to say why it cut a connection.
+const REASON: Duration = Duration::from_millis(100);
+
+/// Why a session came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Trouble {
+    /// Nobody answers, or the connection is lost.
+    Away(String),
+    /// What the server says is not ZooKeeper's protocol, or without end.
+    Hostile(String),
+    /// It answers, but not to us.
+    Refused(String),
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Away(why) | Self::Hostile(why) | Self::Refused(why) => f.write_str(why),
+        }
+    }
+}
 
 /// The document's znode below the chroot.
 pub(crate) fn path(config: &ZooKeeper) -> String {
@@ -36,164 +71,141 @@ pub(crate) fn place(config: &ZooKeeper) -> String {
 
 /// Runs until the receiver is gone.
 pub(crate) async fn run(config: ZooKeeper, news: mpsc::Sender<News>) {
-    let mut attempt = 0;
+    let backoff = Arc::new(Mutex::new(Backoff::default()));
     while !news.is_closed() {
-        let error = match connect(&config).await {
-            Ok(client) => session(&client, &config, &news, &mut attempt).await,
-            Err(e) => e,
+        let attempt = one(config.clone(), news.clone(), backoff.clone());
+        let Err(trouble) = contained(attempt).await else { return };
+        let next = |hostile| backoff.lock().unwrap_or_else(PoisonError::into_inner).next(hostile);
+        let (pause, why) = match trouble {
+            Trouble::Refused(why) => (RETRY_REFUSED, why),
+            Trouble::Hostile(why) => (spread(next(true)), format!("zookeeper {}: {why}", config.hosts)),
+            Trouble::Away(why) => (spread(next(false)), format!("zookeeper {}: {why}", config.hosts)),
         };
-        if news.send(News::Away(error)).await.is_err() {
+        if news.send(News::Away(why)).await.is_err() {
             return;
         }
-        tokio::time::sleep(spread(BACKOFF[attempt.min(BACKOFF.len() - 1)])).await;
-        attempt += 1;
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// Half to one and a half of it: what happens to a whole cluster at once must not be answered by all nodes at once, nor
-/// again and again.
-fn spread(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + fastrand::f64())
-}
-
-/// Connects once, with authentication. The error says what the client library hides.
-pub(crate) async fn connect(config: &ZooKeeper) -> Result<Client, String> {
-    let mut connector = Client::connector()
-        .with_fail_eagerly()
-        .with_session_timeout(config.session_timeout)
-        .with_connection_timeout(Duration::from_secs(3));
-    for auth in &config.auth {
-        let credential = auth.credential.read().map_err(|e| format!("zookeeper.auth: {e}"))?;
-        connector = match (auth.scheme.as_str(), credential.split_once(':')) {
-            ("sasl", Some((user, password))) => {
-                connector.with_sasl(SaslOptions::digest_md5(user.to_owned(), password.to_owned()))
-            }
-            ("sasl", None) => return Err("zookeeper.auth: the credential of sasl is user:password".into()),
-            (scheme, _) => connector.with_auth(scheme, credential.as_bytes()),
-        };
-    }
-    let secure = config.tls.is_some();
-    if let Some(tls) = &config.tls {
-        connector = connector.with_tls(tls_options(tls)?);
-    }
-    let connecting = async {
-        match secure {
-            true => connector.secure_connect(&config.hosts).await,
-            false => connector.connect(&config.hosts).await,
-        }
+/// One session; `Ok` when nobody listens any more.
+async fn one(config: ZooKeeper, news: mpsc::Sender<News>, backoff: Arc<Mutex<Backoff>>) -> Result<(), Trouble> {
+    let session = connect(&config, &backoff).await?;
+    let (began, mut answered) = (Instant::now(), false);
+    let (reach, mut over) = (session.reach(), session.reach());
+    let end = tokio::select! {
+        biased;
+        trouble = Relay::over(&mut over) => Err(trouble),
+        end = follow(&session, reach, &config, &news, &mut answered) => end,
     };
-    match tokio::time::timeout(config.session_timeout + OPERATION, connecting).await {
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(e)) => Err(format!("zookeeper {}: {e}{}", config.hosts, diagnose(&config.hosts).await)),
-        Err(_) => Err(format!("zookeeper {}: no answer{}", config.hosts, diagnose(&config.hosts).await)),
+    backoff.lock().unwrap_or_else(PoisonError::into_inner).ended(answered, began.elapsed());
+    if matches!(end, Err(Trouble::Refused(_))) {
+        session.close().await;
     }
+    end
 }
 
-fn tls_options(tls: &ClientTls) -> Result<TlsOptions, String> {
-    let read = |setting: &str, path: &std::path::Path| {
-        std::fs::read_to_string(path).map_err(|e| format!("zookeeper.{setting} {}: {e}", path.display()))
-    };
-    let ca = TlsCa::from_pem(&read("tls_ca", &tls.ca)?).map_err(|e| format!("zookeeper.tls_ca: {e}"))?;
-    let mut certificates = TlsCerts::builder().with_ca(ca);
-    if let Some((certificate, key)) = &tls.identity {
-        let identity = TlsIdentity::from_pem(&read("tls_certificate", certificate)?, &read("tls_key", key)?)
-            .map_err(|e| format!("zookeeper.tls_certificate: {e}"))?;
-        certificates = certificates.with_identity(identity);
-    }
-    let certificates = certificates.build().map_err(|e| format!("zookeeper.tls_ca: {e}"))?;
-    Ok(TlsOptions::new().with_certs(certificates))
-}
-
-/// The client collapses causes; name resolution and TCP tell them apart.
-async fn diagnose(hosts: &str) -> String {
-    let mut found = Vec::new();
-    for host in hosts.split('/').next().unwrap_or_default().split(',') {
-        let address = if host.contains(':') { host.to_owned() } else { format!("{host}:2181") };
-        let attempt = tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(&address)).await;
-        found.push(match attempt {
-            Ok(Ok(_)) => format!("{address} accepts connections but gave no session"),
-            Ok(Err(e)) => format!("{address}: {e}"),
-            Err(_) => format!("{address}: no answer"),
-        });
-    }
-    format!(" ({})", found.join("; "))
-}
-
-/// Reads and watches until the session is lost; returns why.
-async fn session(client: &Client, config: &ZooKeeper, news: &mpsc::Sender<News>, attempt: &mut usize) -> String {
+/// Reads and watches until the session is lost; `Ok` when nobody listens any more.
+async fn follow(
+    session: &Session,
+    mut reach: watch::Receiver<Reach>,
+    config: &ZooKeeper,
+    news: &mpsc::Sender<News>,
+    answered: &mut bool,
+) -> Result<(), Trouble> {
+    let client = &session.client;
     let path = path(config);
+    let mut state = client.state_watcher();
     // A follower that lags must not take us back to a document that was replaced already.
     let _ = within(client.sync(&path)).await;
     let credentials_in_files = config.auth.iter().any(|a| matches!(a.credential, Secret::File(_)));
-    let mut state = client.state_watcher();
+    let mut pace = Pace::new();
     loop {
-        let item;
         let mut watcher = None;
         let mut pause = spread(REREAD);
-        match within(client.get_and_watch_data(&path)).await {
+        let item = match within(client.get_and_watch_data(&path)).await {
             Ok((data, stat, armed)) => {
                 let exposed = exposed(client, config, &path).await;
                 if exposed.is_some() && config.require_safe_acl {
                     pause = spread(RETRY_EXPOSED);
                 }
-                let (bytes, version) = (Bytes::from(data), i64::from(stat.version));
-                item = News::Document(Fetched { bytes, version, mzxid: Some(stat.mzxid), exposed });
+                // It stays for long; what it was read into need not.
+                let (bytes, version) = (Bytes::copy_from_slice(&data), i64::from(stat.version));
                 watcher = Some(armed);
-                *attempt = 0;
+                News::Document(Fetched { bytes, version, mzxid: Some(stat.mzxid), exposed })
             }
             Err(Error::NoNode) => {
-                item = News::Missing(format!(
-                    "znode {path} does not exist on {}; `cgrove push TREE` makes it",
-                    config.hosts
-                ));
                 match within(client.check_and_watch_stat(&path)).await {
                     Ok((None, armed)) => watcher = Some(armed),
-                    Ok((Some(_), _)) => continue, // It came into being meanwhile.
+                    Ok((Some(_), _)) => pause = pace.take(), // It came into being meanwhile.
                     Err(_) => pause = RETRY_REFUSED,
                 }
+                let place = &config.hosts;
+                News::Missing(format!("znode {path} does not exist on {place}; `cgrove push TREE` makes it"))
             }
             Err(Error::NoAuth) => {
                 let how = if config.auth.is_empty() { "zookeeper.auth is empty" } else { "check zookeeper.auth" };
                 let why = format!("znode {path}: not authorized to read it; {how}, and its ACL with zkCli's getAcl");
                 if credentials_in_files {
                     // They may have been mended: the next connection reads them again.
-                    let _ = news.send(News::Away(why.clone())).await;
-                    tokio::time::sleep(RETRY_REFUSED).await;
-                    return why;
+                    return Err(Trouble::Refused(why));
                 }
-                item = News::Away(why);
                 pause = RETRY_REFUSED;
+                News::Away(why)
             }
-            Err(Error::ConnectionLoss | Error::Timeout) => {
-                item = News::Away(format!("zookeeper {}: connection lost; reconnecting", config.hosts));
-                pause = Duration::from_millis(500);
+            // The library is on its way to the next server, as long as the session lasts.
+            Err(e) if client.state() == SessionState::Disconnected => {
+                debug!("read: {e}");
+                pause = RETRY_LOST;
+                News::Away(lost(config, &reach))
             }
-            Err(e) => return format!("zookeeper {}: {e}", config.hosts),
-        }
+            Err(Error::Timeout) => return Err(Trouble::Away("no answer to a read within 5 s".into())),
+            Err(e) if client.state().is_terminated() => return Err(over(&reach, &e.to_string())),
+            Err(Error::ConnectionLoss) => {
+                pause = RETRY_LOST;
+                News::Away(lost(config, &reach))
+            }
+            Err(e) => return Err(Trouble::Away(e.to_string())),
+        };
+        *answered |= !matches!(item, News::Away(_));
         if news.send(item).await.is_err() {
-            return "stopped".into();
+            return Ok(());
         }
         // A watcher's loss panics in the client library; a task of its own turns that into a wake-up.
         let mut fired = match watcher {
             Some(watcher) => tokio::spawn(async move { watcher.changed().await.session_state }),
             None => tokio::spawn(std::future::pending()),
         };
-        let end = tokio::select! {
+        let (end, paced) = tokio::select! {
             event = &mut fired => {
                 debug!("watch: {event:?}");
-                match event {
-                    Ok(state) if state.is_terminated() => Some(state),
-                    _ => None,
-                }
+                (event.ok().filter(|state| state.is_terminated()), true)
             }
-            end = lost(&mut state, news, config) => end,
-            () = tokio::time::sleep(pause) => None,
+            end = change(&mut state, &mut reach, news, config) => (end, false),
+            () = tokio::time::sleep(pause) => (None, false),
         };
         fired.abort();
         if let Some(state) = end {
-            return format!("zookeeper {}: session {state:?}; starting a new one", config.hosts);
+            return Err(over(&reach, &format!("session {state:?}")));
+        }
+        if paced {
+            tokio::time::sleep(pace.take()).await;
         }
     }
+}
+
+fn lost(config: &ZooKeeper, reach: &watch::Receiver<Reach>) -> String {
+    match &*reach.borrow() {
+        Reach::Lost(why) => format!("zookeeper {}: {why}; reconnecting", config.hosts),
+        _ => format!("zookeeper {}: connection lost; reconnecting", config.hosts),
+    }
+}
+
+fn over(reach: &watch::Receiver<Reach>, end: &str) -> Trouble {
+    Trouble::Away(match &*reach.borrow() {
+        Reach::Lost(why) => format!("{end}; starting a new one ({why})"),
+        _ => format!("{end}; starting a new one"),
+    })
 }
 
 /// Says so when anybody may write the document, or put another one in its place.
@@ -225,20 +237,27 @@ async fn exposed(client: &Client, config: &ZooKeeper, path: &str) -> Option<Stri
 }
 
 /// Follows the session's state: `None` after a reconnect (read again), `Some` when the session is over.
-async fn lost(
-    state: &mut zookeeper_client::StateWatcher,
+async fn change(
+    state: &mut StateWatcher,
+    reach: &mut watch::Receiver<Reach>,
     news: &mpsc::Sender<News>,
     config: &ZooKeeper,
 ) -> Option<SessionState> {
     loop {
-        match state.changed().await {
+        let now = tokio::select! {
+            now = state.changed() => now,
+            Ok(()) = reach.changed() => {
+                if !matches!(*reach.borrow_and_update(), Reach::Lost(_)) {
+                    continue;
+                }
+                SessionState::Disconnected
+            }
+        };
+        match now {
             SessionState::Disconnected => {
-                let _ = news.send(News::Away(format!("zookeeper {}: disconnected; reconnecting", config.hosts))).await;
+                let _ = news.send(News::Away(lost(config, reach))).await;
             }
-            SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
-                let _ = news.send(News::Connected).await;
-                return None;
-            }
+            SessionState::SyncConnected | SessionState::ConnectedReadOnly => return None,
             end => return Some(end),
         }
     }
@@ -248,19 +267,61 @@ async fn within<T>(operation: impl Future<Output = Result<T, Error>>) -> Result<
     tokio::time::timeout(OPERATION, operation).await.unwrap_or(Err(Error::Timeout))
 }
 
+/// One command's work with a session; the error is for people.
+async fn once<T, W, F>(config: &ZooKeeper, work: W) -> Result<T, String>
+where
+    T: Send + 'static,
+    W: FnOnce(Arc<Session>, ZooKeeper) -> F + Send + 'static,
+    F: Future<Output = Result<T, String>> + Send,
+{
+    let ours = config.clone();
+    let done = contained(async move {
+        let session = Arc::new(connect(&ours, &Arc::default()).await?);
+        let mut over = session.reach();
+        let result = tokio::select! {
+            biased;
+            done = work(session.clone(), ours.clone()) => done,
+            trouble = Relay::over(&mut over) => return Err(trouble),
+        };
+        if result.is_err()
+            && let Ok(Trouble::Hostile(why)) = tokio::time::timeout(REASON, Relay::over(&mut over)).await
+        {
+            // The library only knows that its connection is lost.
+            return Err(Trouble::Hostile(why));
+        }
+        if let Some(session) = Arc::into_inner(session) {
+            session.close().await;
+        }
+        Ok(result)
+    });
+    done.await.map_err(|trouble| format!("zookeeper {}: {trouble}", config.hosts))?
+}
+
 /// The document and its version as they are now; `None` when the znode is missing.
 pub(crate) async fn read_once(config: &ZooKeeper) -> Result<Option<(Bytes, i32)>, String> {
-    let client = connect(config).await?;
-    match within(client.get_data(&path(config))).await {
-        Ok((data, stat)) => Ok(Some((Bytes::from(data), stat.version))),
-        Err(Error::NoNode) => Ok(None),
-        Err(e) => Err(format!("{}: {e}", place(config))),
-    }
+    once(config, async |session: Arc<Session>, config: ZooKeeper| {
+        match within(session.client.get_data(&path(&config))).await {
+            Ok((data, stat)) => Ok(Some((Bytes::from(data), stat.version))),
+            Err(Error::NoNode) => Ok(None),
+            Err(Error::NoAuth) => {
+                Err(format!("{}: not authorized to read it; check zookeeper.auth and the znode's ACL", place(&config)))
+            }
+            Err(e) => Err(format!("{}: {e}", place(&config))),
+        }
+    })
+    .await
 }
 
 /// Writes the document if its version is still `expected` (`None`: it must not exist yet). Returns the new version.
 pub(crate) async fn write(config: &ZooKeeper, data: &[u8], expected: Option<i32>) -> Result<i32, String> {
-    let client = connect(config).await?;
+    let data = data.to_vec();
+    once(config, move |session: Arc<Session>, config: ZooKeeper| async move {
+        put(&session.client, &config, &data, expected).await
+    })
+    .await
+}
+
+async fn put(client: &Client, config: &ZooKeeper, data: &[u8], expected: Option<i32>) -> Result<i32, String> {
     let path = path(config);
     let acls = if config.auth.is_empty() { Acls::anyone_all() } else { Acls::creator_all() };
     let result = match expected {
@@ -273,21 +334,26 @@ pub(crate) async fn write(config: &ZooKeeper, data: &[u8], expected: Option<i32>
                 within(client.mkdir(&config.prefix, &above))
                     .await
                     .or_else(|e| if e == Error::NodeExists { Ok(()) } else { Err(e) })
-                    .map_err(|e| format!("{}: {e}", config.prefix))?;
+                    .map_err(|e| why(config, &config.prefix, e))?;
             }
             within(client.create(&path, data, &options)).await.map(|(stat, _)| stat.version.max(0))
         }
     };
-    result.map_err(|e| match e {
+    result.map_err(|e| why(config, &path, e))
+}
+
+fn why(config: &ZooKeeper, path: &str, error: Error) -> String {
+    let place = format!("zookeeper {} znode {path}", config.hosts);
+    match error {
         Error::BadVersion | Error::NodeExists => {
-            format!("{}: someone else changed it meanwhile; look at `cgrove plan` and push again", place(config))
+            format!("{place}: someone else changed it meanwhile; look at `cgrove plan` and push again")
         }
-        Error::NoAuth => {
-            format!("{}: not authorized to write it; check zookeeper.auth and the znode's ACL", place(config))
-        }
+        Error::NoAuth => format!("{place}: not authorized to write it; check zookeeper.auth and the znode's ACL"),
+        Error::InvalidAcl => format!("{place}: the server believes none of zookeeper.auth"),
+        Error::NoNode => format!("{place}: what is above it does not exist; does the chroot?"),
         Error::ConnectionLoss => {
-            format!("{}: connection lost; a document larger than the server's jute.maxbuffer does that", place(config))
+            format!("{place}: connection lost; a document larger than the server's jute.maxbuffer does that")
         }
-        e => format!("{}: {e}", place(config)),
-    })
+        e => format!("{place}: {e}"),
+    }
 }

@@ -1,26 +1,37 @@
 //! How Redis is reached: one server, the master that sentinels name, or a cluster; plain or TLS.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use cgrove_config::{self as config, ClientTls, Sentinels, files};
+use futures_util::{StreamExt, stream};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    Client, ClientTlsConfig, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
-    TlsCertificates, Value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    RedisError, RedisResult, TlsCertificates, Value,
 };
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::AbortHandle;
+use tokio_rustls::rustls::pki_types::ServerName;
 
-use cgrove_config::{self as config, ClientTls, Sentinels};
+use super::limited::{Limited, Meter};
+use crate::client_tls;
 
 /// A hung Redis answers nothing; nobody waits longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// Commands under way at once in a cluster, where a pipeline would have to stay with one server.
+const AT_ONCE: usize = 16;
 
 /// A connection; cheap to clone.
 #[derive(Clone)]
 pub(super) enum Link {
-    One(ConnectionManager),
-    /// Each key lives on a server of its own, so each command goes alone.
+    One(One),
+    /// With the library's own TLS, for the authorities that the host believes: nothing bounds an answer but time.
+    Library(ConnectionManager),
+    /// Each key lives on a server of its own, so each command goes alone. Nothing bounds an answer but time.
     Cluster(ClusterConnection),
 }
 
@@ -38,33 +49,102 @@ impl Link {
         }
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let info = info.set_tcp_settings(tcp);
-        let certificates = config.tls.as_ref().map(certificates).transpose()?;
-        if config.cluster { cluster(info, certificates).await } else { one(info, certificates) }
+        if config.cluster {
+            return cluster(info, config.tls.as_ref().map(certificates).transpose()?).await;
+        }
+        match within(One::open(&info, config.tls.as_ref())).await? {
+            Some(one) => Ok(Self::One(one)),
+            None => library(info, config.tls.as_ref().map(certificates).transpose()?),
+        }
     }
 
-    /// The answers in order, errors of single commands among them.
-    pub(super) async fn run(&mut self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+    /// The answers in order, errors of single commands among them. Together they may have `most` bytes.
+    pub(super) async fn run(&mut self, commands: &[Cmd], most: usize) -> RedisResult<Vec<Value>> {
         match self {
-            Self::One(manager) => {
-                let mut pipe = redis::pipe();
-                pipe.ignore_errors();
-                for command in commands {
-                    pipe.add_command(command.clone());
-                }
-                pipe.query_async(manager).await
-            }
             Self::Cluster(connection) => {
-                let mut answers = Vec::with_capacity(commands.len());
-                for command in commands {
-                    answers.push(command.query_async(connection).await?);
-                }
-                Ok(answers)
+                let alone = |command: &Cmd| {
+                    let (command, mut connection) = (command.clone(), connection.clone());
+                    async move { command.query_async(&mut connection).await }
+                };
+                let answers = stream::iter(commands.iter().map(alone).collect::<Vec<_>>()).buffered(AT_ONCE);
+                let answers: Vec<RedisResult<Value>> = answers.collect().await;
+                answers.into_iter().collect()
             }
+            _ => self.run_on_one(commands, most).await,
+        }
+    }
+
+    /// The same for commands on one and the same key, which are done in this order.
+    pub(super) async fn run_on_one(&mut self, commands: &[Cmd], most: usize) -> RedisResult<Vec<Value>> {
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        for command in commands {
+            pipe.add_command(command.clone());
+        }
+        match self {
+            Self::One(one) => {
+                let _asked = one.meter.ask(most);
+                pipe.query_async(&mut one.connection).await
+            }
+            Self::Library(manager) => pipe.query_async(manager).await,
+            Self::Cluster(connection) => pipe.query_async(connection).await,
         }
     }
 }
 
-fn one(info: ConnectionInfo, certificates: Option<TlsCertificates>) -> RedisResult<Link> {
+/// One server, over a connection that takes no more than was asked for.
+#[derive(Clone)]
+pub(super) struct One {
+    connection: MultiplexedConnection,
+    meter: Arc<Meter>,
+    _driver: Arc<Driver>,
+}
+
+/// Ends with the last of those who ask.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl One {
+    /// `None` where only the client library knows whom to believe.
+    async fn open(info: &ConnectionInfo, tls: Option<&ClientTls>) -> RedisResult<Option<Self>> {
+        Ok(Some(match info.addr() {
+            ConnectionAddr::Unix(path) => Self::over(info, UnixStream::connect(path).await?).await?,
+            ConnectionAddr::Tcp(host, port) => Self::over(info, tcp(host, *port).await?).await?,
+            ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
+                let Some(tls) = tls else { return Ok(None) };
+                let bad =
+                    |what: &'static str, why: String| RedisError::from((ErrorKind::InvalidClientConfig, what, why));
+                let connector = client_tls::connector("redis", tls).map_err(|why| bad("TLS", why))?;
+                let name = ServerName::try_from(host.clone()).map_err(|e| bad("TLS", e.to_string()))?;
+                Self::over(info, connector.connect(name, tcp(host, *port).await?).await?).await?
+            }
+            _ => return Ok(None),
+        }))
+    }
+
+    async fn over(info: &ConnectionInfo, stream: impl client_tls::Stream + 'static) -> RedisResult<Self> {
+        let meter = Arc::<Meter>::default();
+        let stream = Limited { stream, meter: meter.clone() };
+        let settings = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let opened = MultiplexedConnection::new_with_config(info.redis_settings(), stream, settings).await;
+        let (connection, driver) = opened?;
+        let driver = Arc::new(Driver(tokio::spawn(driver).abort_handle()));
+        Ok(Self { connection, meter, _driver: driver })
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn library(info: ConnectionInfo, certificates: Option<TlsCertificates>) -> RedisResult<Link> {
     let client = match certificates {
         Some(certificates) => Client::build_with_tls(info, certificates)?,
         None => Client::open(info)?,
@@ -74,7 +154,7 @@ fn one(info: ConnectionInfo, certificates: Option<TlsCertificates>) -> RedisResu
         .set_number_of_retries(0)
         .set_response_timeout(Some(PATIENCE))
         .set_connection_timeout(Some(PATIENCE));
-    ConnectionManager::new_lazy_with_config(client, settings).map(Link::One)
+    ConnectionManager::new_lazy_with_config(client, settings).map(Link::Library)
 }
 
 async fn cluster(info: ConnectionInfo, certificates: Option<TlsCertificates>) -> RedisResult<Link> {
@@ -92,11 +172,12 @@ async fn master(sentinels: &Sentinels) -> RedisResult<String> {
     let mut trouble = RedisError::from((ErrorKind::InvalidClientConfig, "redis.url names no sentinel"));
     for host in &sentinels.hosts {
         let asked = async {
-            let client = Client::open(format!("redis://{host}/"))?;
-            let mut connection = within(client.get_multiplexed_async_connection()).await?;
+            let info = format!("redis://{host}/").as_str().into_connection_info()?;
+            let opened = within(One::open(&info, None)).await?;
+            let mut sentinel = opened.ok_or((ErrorKind::InvalidClientConfig, "sentinels are asked without TLS"))?;
             let mut question = redis::cmd("SENTINEL");
             question.arg("get-master-addr-by-name").arg(&sentinels.master);
-            within(question.query_async::<Option<(String, u16)>>(&mut connection)).await
+            within(question.query_async::<Option<(String, u16)>>(&mut sentinel.connection)).await
         };
         match asked.await {
             Ok(Some((address, port))) => {
@@ -118,7 +199,7 @@ async fn within<T>(operation: impl Future<Output = RedisResult<T>>) -> RedisResu
 fn certificates(tls: &ClientTls) -> std::io::Result<TlsCertificates> {
     let read = |path: &Path| {
         let named = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-        std::fs::read(path).map_err(named)
+        files::read(path, files::CERTIFICATES).map_err(named)
     };
     let identity = |(certificate, key): &(PathBuf, PathBuf)| {
         Ok::<_, std::io::Error>(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })

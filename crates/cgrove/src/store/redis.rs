@@ -6,44 +6,69 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cgrove_core::event::{Event, Kind};
+use cgrove_core::event::Event;
 use redis::streams::StreamMaxlen;
-use redis::{Cmd, ExistenceCheck, RedisError, RedisResult, SetExpiry, SetOptions, Value};
+use redis::{
+    Cmd, ErrorKind, ExistenceCheck, RedisError, RedisResult, ServerError, ServerErrorKind, SetExpiry, SetOptions, Value,
+};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tracing::{info, warn};
 
 use super::link::{Link, PATIENCE};
 use super::packing::{Unpacked, pack, unpack};
-use super::ring::Ring;
 use crate::clock::now;
-use crate::events::News;
-use crate::progress::Progress;
-use crate::pulse::Pulse;
-use crate::status::Board;
 use cgrove_config::Config;
 
 /// Redis is tried again this often; the design promises at most 2 s.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// Slots in one pipeline.
-const BATCH: usize = 16;
+pub(super) const BATCH: usize = 16;
+/// Slots whose lengths are asked for at once, or whether they are there.
+const MANY: usize = 256;
+/// In a cluster each is a question of its own.
+const MANY_IN_A_CLUSTER: usize = 64;
+/// A larger value is none of ours: a slot of 50,000 groups has less.
+const LARGEST: usize = 32 << 20;
+/// An answer to a question that is not for a value.
+const SMALL: usize = 64 << 10;
+/// The longest name of a node that is told whole.
+const NAME: usize = 256;
 /// Bytes in one pipeline: a slow link must get it through in time.
-const BATCH_BYTES: usize = 2 << 20;
-/// Events in one pipeline.
-const EVENTS: usize = 200;
-/// After Redis refused events.
-const EVENTS_AGAIN: Duration = Duration::from_secs(60);
+pub(super) const BATCH_BYTES: usize = 2 << 20;
 /// A node's claim on its prefix.
-const CLAIM: Duration = Duration::from_secs(15);
+pub(super) const CLAIM: Duration = Duration::from_secs(15);
 
 /// A lazily connected Redis, rebuilt with fresh credentials when it answers with anything but slots.
 #[derive(Clone)]
 pub(crate) struct Redis {
-    config: Arc<Config>,
-    /// The present connection and its number.
-    link: Arc<Mutex<(u64, Option<Link>)>>,
+    pub(super) config: Arc<Config>,
+    link: Arc<Mutex<Present>>,
     /// The prefix is ours: what is stored there is what this node measured.
     claimed: Arc<AtomicBool>,
+}
+
+/// The present connection and its number.
+#[derive(Default)]
+struct Present {
+    number: u64,
+    link: Option<Link>,
+    /// When the last one failed, and why.
+    failed: Option<(Instant, String)>,
+}
+
+/// Bytes in one pipeline's answer, unless one value has more.
+fn batches(mut wanted: &[(u64, usize)]) -> impl Iterator<Item = (&[(u64, usize)], usize)> {
+    std::iter::from_fn(move || {
+        let mut total = 0;
+        let fits = |(i, (_, length)): &(usize, &(u64, usize))| {
+            total += length;
+            *i == 0 || (*i < BATCH && total <= BATCH_BYTES * 4)
+        };
+        let many = wanted.iter().enumerate().take_while(fits).count();
+        let (batch, rest) = wanted.split_at(many);
+        wanted = rest;
+        (!batch.is_empty()).then(|| (batch, batch.iter().map(|(_, length)| length).sum()))
+    })
 }
 
 impl Redis {
@@ -69,37 +94,70 @@ impl Redis {
     }
 
     async fn connection(&self) -> RedisResult<(u64, Link)> {
-        let mut link = self.link.lock().await;
-        if let (number, Some(link)) = &*link {
-            return Ok((*number, link.clone()));
+        let mut present = self.link.lock().await;
+        if let Some(link) = &present.link {
+            return Ok((present.number, link.clone()));
         }
-        let fresh = Link::new(&self.config.redis).await?;
-        *link = (link.0 + 1, Some(fresh.clone()));
-        Ok((link.0, fresh))
+        // Neither many clients nor a server that breaks each connection make us connect again and again.
+        if let Some((_, why)) = present.failed.as_ref().filter(|(at, _)| at.elapsed() < RETRY * 9 / 10) {
+            return Err(RedisError::from((ErrorKind::Io, "not connected", why.clone())));
+        }
+        match Link::new(&self.config.redis).await {
+            Ok(fresh) => {
+                present.number += 1;
+                present.link = Some(fresh.clone());
+                Ok((present.number, fresh))
+            }
+            Err(e) => {
+                present.failed = Some((Instant::now(), said(&e)));
+                Err(e)
+            }
+        }
     }
 
-    /// The answers in order. An error of a single command is among them, unless Redis refuses us altogether.
-    async fn ask(&self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+    /// The answers in order, together at most so large. An error of a single command is among them, unless Redis refuses us
+    /// altogether. `one`: they concern one and the same key, in this order.
+    async fn ask(&self, commands: &[Cmd], most: usize, one: bool) -> RedisResult<Vec<Value>> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
         let (number, mut link) = self.connection().await?;
-        let result = match tokio::time::timeout(PATIENCE * 2, link.run(commands)).await {
+        let asking = async { if one { link.run_on_one(commands, most).await } else { link.run(commands, most).await } };
+        let result = match tokio::time::timeout(PATIENCE * 2, asking).await {
+            Ok(Ok(values)) if values.len() != commands.len() => {
+                Err(RedisError::from((ErrorKind::Parse, "its answer is not the one to our question")))
+            }
             Ok(result) => result,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         };
-        let refused = |values: &Vec<Value>| values.iter().any(|v| matches!(v, Value::ServerError(_)));
+        // What somebody else wrote under our keys, and what our user may not, is no fault of the link.
+        let serious = |e: &ServerError| e.code() != "WRONGTYPE" && e.kind() != Some(ServerErrorKind::NoPerm);
+        let refused = |values: &Vec<Value>| values.iter().any(|v| matches!(v, Value::ServerError(e) if serious(e)));
         if result.as_ref().map_or(true, refused) {
             // A link does not heal from a refused password or a master that became a replica; a new one reads the
             // credentials and asks the sentinels again.
-            let mut link = self.link.lock().await;
-            if link.0 == number {
-                link.1 = None;
+            let mut present = self.link.lock().await;
+            if present.number == number {
+                present.link = None;
+                if let Err(e) = &result {
+                    present.failed = Some((Instant::now(), said(e)));
+                }
             }
         }
         result
     }
 
-    /// The same, where each command has to succeed.
+    /// The same for small answers, where each command has to succeed.
     async fn query(&self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
-        self.ask(commands).await?.into_iter().map(Value::extract_error).collect()
+        self.ask(commands, SMALL, false).await?.into_iter().map(Value::extract_error).collect()
+    }
+
+    async fn query_one(&self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+        self.ask(commands, SMALL, true).await?.into_iter().map(Value::extract_error).collect()
+    }
+
+    pub(super) fn many(&self) -> usize {
+        if self.config.redis.cluster { MANY_IN_A_CLUSTER } else { MANY }
     }
 
     /// The prefix of another node's keys, where each node has its own.
@@ -114,10 +172,10 @@ impl Redis {
         )?;
         let now = now();
         let slots: Vec<u64> = ((now + 2).saturating_sub(keep)..=now + 1).rev().collect();
-        for chunk in slots.chunks(BATCH) {
+        for chunk in slots.chunks(self.many()) {
             let questions: Vec<Cmd> =
                 chunk.iter().map(|slot| Cmd::exists(format!("{prefix}/account/{slot}"))).collect();
-            let there = self.query(&questions).await.map_err(|e| format!("redis: {e}"))?;
+            let there = self.query(&questions).await.map_err(|e| format!("redis: {}", said(&e)))?;
             if let Some(at) = there.iter().position(|v| matches!(v, Value::Int(1))) {
                 return Ok(chunk.get(at).copied());
             }
@@ -139,32 +197,39 @@ impl Redis {
             None => self.claimed.load(Ordering::Relaxed).then(|| self.config.redis.prefix.clone()),
         };
         let Some(prefix) = prefix else { return Some((out, false)) };
-        for chunk in slots.chunks(BATCH) {
-            let gets: Vec<Cmd> = chunk.iter().map(|slot| Cmd::get(format!("{prefix}/account/{slot}"))).collect();
-            let Ok(values) = self.ask(&gets).await else { return Some((out, true)) };
-            let values = values.into_iter().map(|v| redis::from_redis_value::<Option<Vec<u8>>>(v).ok().flatten());
-            for (slot, stored) in chunk.iter().zip(values) {
-                let bytes = match stored.map(|stored| unpack(stored, budget)) {
-                    Some(Unpacked::Slot(bytes)) => bytes,
-                    Some(Unpacked::TooLong) => return None,
-                    Some(Unpacked::Broken) | None => continue,
-                };
-                budget -= bytes.len();
-                out.push((*slot, Bytes::from(bytes)));
+        let key = |slot: &u64| format!("{prefix}/account/{slot}");
+        for chunk in slots.chunks(self.many()) {
+            let lengths: Vec<Cmd> = chunk.iter().map(|slot| Cmd::strlen(key(slot))).collect();
+            let Ok(lengths) = self.ask(&lengths, SMALL, false).await else { return Some((out, true)) };
+            let wanted: Vec<_> = chunk.iter().copied().zip(lengths.iter().map(readable)).collect();
+            let wanted: Vec<_> = wanted.into_iter().filter_map(|(slot, length)| Some((slot, length?))).collect();
+            for (batch, most) in batches(&wanted) {
+                let gets: Vec<Cmd> = batch.iter().map(|(slot, _)| Cmd::get(key(slot))).collect();
+                let Ok(values) = self.ask(&gets, most, false).await else { return Some((out, true)) };
+                let values = values.into_iter().map(|v| redis::from_redis_value::<Option<Vec<u8>>>(v).ok().flatten());
+                for ((slot, _), stored) in batch.iter().zip(values) {
+                    let bytes = match stored.map(|stored| unpack(stored, budget)) {
+                        Some(Unpacked::Slot(bytes)) => bytes,
+                        Some(Unpacked::TooLong) => return None,
+                        Some(Unpacked::Broken) | None => continue,
+                    };
+                    budget -= bytes.len();
+                    out.push((*slot, Bytes::from(bytes)));
+                }
             }
         }
         Some((out, false))
     }
 
     /// Which of these slots Redis lacks.
-    async fn missing(&self, slots: &[u64]) -> Result<Vec<u64>, RedisError> {
+    pub(super) async fn missing(&self, slots: &[u64]) -> Result<Vec<u64>, RedisError> {
         let questions: Vec<Cmd> = slots.iter().map(|slot| Cmd::exists(self.key(*slot))).collect();
         let there = self.query(&questions).await?;
         let lacks = |v: &Value| !matches!(v, Value::Int(1));
         Ok(slots.iter().zip(&there).filter(|(_, v)| lacks(v)).map(|(slot, _)| *slot).collect())
     }
 
-    async fn store(&self, slots: &[(u64, Bytes)]) -> Result<(), RedisError> {
+    pub(super) async fn store(&self, slots: &[(u64, Bytes)]) -> Result<(), RedisError> {
         let (keep, now) = (self.config.usage.keep.as_secs(), now());
         let set = |(slot, bytes): &(u64, Bytes)| {
             let left = (slot + keep).saturating_sub(now).clamp(1, keep);
@@ -174,27 +239,39 @@ impl Redis {
     }
 
     /// Adds events to the stream, which keeps about so many as the journal.
-    async fn tell(&self, events: &[Arc<Event>]) -> Result<(), RedisError> {
+    pub(super) async fn tell(&self, events: &[Arc<Event>]) -> Result<(), RedisError> {
         let key = self.events_key();
         let add = |event: &Arc<Event>| {
             let json = serde_json::to_string(&**event).unwrap_or_default();
             let cap = StreamMaxlen::Approx(self.config.events.keep);
             Cmd::xadd_maxlen(&key, cap, "*", &[("event", json)])
         };
-        self.query(&events.iter().map(add).collect::<Vec<_>>()).await.map(drop)
+        self.query_one(&events.iter().map(add).collect::<Vec<_>>()).await.map(drop)
     }
 
     /// Claims the prefix for this node, atomically. `Some` is the node that has it.
-    async fn claim(&self) -> Result<Option<String>, RedisError> {
+    pub(super) async fn claim(&self) -> Result<Option<String>, RedisError> {
         let options = SetOptions::default()
             .conditional_set(ExistenceCheck::NX)
             .get(false)
             .with_expiration(SetExpiry::EX(CLAIM.as_secs()));
         let owner = self.owner_key();
-        let claim = [Cmd::set_options(&owner, &self.config.node, options), Cmd::get(&owner)];
-        let answer = self.query(&claim).await?.pop().unwrap_or(Value::Nil);
-        let owner_now: Option<String> = redis::from_redis_value(answer)?;
-        let other = owner_now.filter(|o| *o != self.config.node);
+        let claim = [Cmd::set_options(&owner, &self.config.node, options), Cmd::strlen(&owner)];
+        let mut answers = self.ask(&claim, SMALL, true).await?.into_iter();
+        answers.next().unwrap_or(Value::Nil).extract_error()?;
+        let length = match answers.next() {
+            Some(Value::ServerError(e)) if e.kind() == Some(ServerErrorKind::NoPerm) => None,
+            Some(answer) => usize::try_from(redis::from_redis_value::<i64>(answer.extract_error()?)?).ok(),
+            None => None,
+        };
+        let other = match length {
+            Some(length) if length > NAME.max(self.config.node.len()) => Some(format!("with a name of {length} bytes")),
+            _ => {
+                let answer = self.query(&[Cmd::get(&owner)]).await?.pop().unwrap_or(Value::Nil);
+                let owner_now: Option<Vec<u8>> = redis::from_redis_value(answer)?;
+                owner_now.map(|o| String::from_utf8_lossy(&o).into_owned()).filter(|o| *o != self.config.node)
+            }
+        };
         if other.is_none() {
             self.query(&[Cmd::expire(&owner, CLAIM.as_secs() as i64)]).await?;
         }
@@ -212,151 +289,44 @@ impl Redis {
     }
 }
 
-/// Writes every slot of the ring, for as long as the process runs.
-pub(crate) async fn run(redis: Redis, ring: Arc<Ring>, board: Arc<Board>) {
-    let mut follow = ring.follow();
-    let pulse = board.pulses.of("redis", Duration::from_secs(60));
-    let mut writer = Writer {
-        redis,
-        ring,
-        board,
-        connected: false,
-        told_away: false,
-        next_claim: Instant::now(),
-        next_events: Instant::now(),
-        conflict: None,
-        pulse,
-    };
-    loop {
-        writer.pulse.beat();
-        match writer.turn().await {
-            Ok(()) => {
-                let _ = tokio::time::timeout(Duration::from_secs(5), follow.changed()).await;
-            }
-            Err(e) => {
-                writer.away(&e);
-                tokio::time::sleep(RETRY).await;
-            }
-        }
+/// An error for people; what a server says may be long.
+pub(super) fn said(e: &RedisError) -> String {
+    let text = e.to_string();
+    match text.char_indices().nth(300) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text,
     }
 }
 
-struct Writer {
-    redis: Redis,
-    ring: Arc<Ring>,
-    board: Arc<Board>,
-    connected: bool,
-    /// That it is away was told.
-    told_away: bool,
-    next_claim: Instant,
-    next_events: Instant,
-    /// The other node that has our prefix.
-    conflict: Option<String>,
-    pulse: Pulse,
+/// The length of a value that may be read; without the right to ask for it, any.
+fn readable(answer: &Value) -> Option<usize> {
+    match answer {
+        Value::Int(length) => usize::try_from(*length).ok().filter(|length| (1..=LARGEST).contains(length)),
+        Value::ServerError(e) if e.kind() == Some(ServerErrorKind::NoPerm) => Some(LARGEST / BATCH),
+        _ => None,
+    }
 }
 
-impl Writer {
-    /// One turn: claim, notice losses, write what is not written.
-    async fn turn(&mut self) -> Result<(), RedisError> {
-        if Instant::now() >= self.next_claim {
-            let other = self.redis.claim().await?;
-            self.next_claim = Instant::now() + CLAIM / 3;
-            if let Some(name) = other.as_ref().filter(|_| other != self.conflict) {
-                let prefix = &self.redis.config.redis.prefix;
-                warn!(
-                    "redis: node {name} writes under {prefix}; our slots stay in memory. Give each node its own redis.prefix"
-                );
-            }
-            self.board.update(|s| s.store.owner_conflict.clone_from(&other));
-            self.conflict = other;
-        }
-        if self.conflict.is_some() {
-            self.board.update(|s| (s.store.connected, s.store.error) = (true, None));
-            return Ok(());
-        }
-        self.notice_losses().await?;
-        let mut replay = Progress::new(|written, left| info!("redis: {written} slots written, {left} to go"));
-        let mut written = 0;
-        loop {
-            // After a long outage there is much to write; each batch is progress.
-            self.pulse.beat();
-            let batch = self.ring.unwritten(BATCH, BATCH_BYTES);
-            let waiting = self.ring.waiting();
-            self.board.update(|s| s.store.waiting = waiting);
-            if batch.is_empty() {
-                break;
-            }
-            let began = Instant::now();
-            self.redis.store(&batch).await?;
-            self.board.timings.store.observe(began.elapsed().as_secs_f64());
-            let slots: Vec<u64> = batch.iter().map(|(slot, _)| *slot).collect();
-            self.ring.mark(&slots, true);
-            written += slots.len();
-            replay.at(written, waiting.saturating_sub(slots.len()));
-            self.board.update(|s| s.store.written_total += slots.len() as u64);
-        }
-        if Instant::now() >= self.next_events
-            && let Err(e) = self.tell_events().await
-        {
-            // Slots matter more: a user who may not XADD, or a Redis before 5.0, is no outage.
-            warn!("redis: events are not stored: {e}; tried again in {} s", EVENTS_AGAIN.as_secs());
-            self.next_events = Instant::now() + EVENTS_AGAIN;
-        }
-        if !self.connected {
-            info!("redis: connected");
-        }
-        if std::mem::take(&mut self.told_away) {
-            let text = format!("Redis takes slots again; {written} that waited are written");
-            self.board.journal.tell([News::new(Kind::StoreBack, text)]);
-        }
-        self.connected = true;
-        self.board.update(|s| (s.store.connected, s.store.error) = (true, None));
-        Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_asked_for_in_batches_of_a_bounded_size() {
+        let wanted: Vec<(u64, usize)> = (0..100).map(|slot| (slot, 1000)).collect();
+        assert_eq!(batches(&wanted).map(|(batch, most)| (batch.len(), most)).collect::<Vec<_>>().len(), 7);
+        let wanted = [(1, LARGEST), (2, 1), (3, 5 << 20), (4, 5 << 20), (5, 1)];
+        let found: Vec<Vec<u64>> =
+            batches(&wanted).map(|(batch, _)| batch.iter().map(|(slot, _)| *slot).collect()).collect();
+        assert_eq!(found, [vec![1], vec![2, 3], vec![4, 5]]);
+        assert_eq!(batches(&[]).count(), 0);
     }
 
-    /// Events that came since the last turn, as far as the journal still has them.
-    async fn tell_events(&mut self) -> Result<(), RedisError> {
-        loop {
-            self.pulse.beat();
-            let events = self.board.journal.unwritten(EVENTS);
-            let Some(last) = events.last() else { return Ok(()) };
-            self.redis.tell(&events).await?;
-            self.board.journal.written(last.seq);
+    #[test]
+    fn only_strings_of_a_bounded_length_are_read() {
+        assert_eq!(readable(&Value::Int(5)), Some(5));
+        for other in [Value::Int(0), Value::Int(-1), Value::Int(LARGEST as i64 + 1), Value::Nil, Value::Okay] {
+            assert_eq!(readable(&other), None);
         }
-    }
-
-    /// After an outage every slot is looked for; otherwise the newest one tells whether Redis was emptied.
-    async fn notice_losses(&mut self) -> Result<(), RedisError> {
-        let written = self.ring.written();
-        let suspects =
-            if self.connected { written.last().map(std::slice::from_ref).unwrap_or_default() } else { &written[..] };
-        if suspects.is_empty() {
-            return Ok(());
-        }
-        let mut lost = self.redis.missing(suspects).await?;
-        if self.connected && !lost.is_empty() {
-            lost = self.redis.missing(&written).await?;
-        }
-        if !lost.is_empty() {
-            info!(slots = lost.len(), "redis: lost slots are written again");
-            self.ring.mark(&lost, false);
-            self.board.update(|s| s.store.replayed_total += lost.len() as u64);
-        }
-        Ok(())
-    }
-
-    fn away(&mut self, error: &RedisError) {
-        // The text may quote the server, never the password.
-        let text = format!("redis: {error}; slots wait in memory");
-        if self.connected || self.board.update(|s| s.store.error.as_ref() != Some(&text)) {
-            warn!("{text}");
-        }
-        if !std::mem::replace(&mut self.told_away, true) {
-            self.board.journal.tell([News::new(Kind::StoreAway, text.clone())]);
-        }
-        self.connected = false;
-        self.next_claim = Instant::now();
-        let waiting = self.ring.waiting();
-        self.board.update(|s| (s.store.connected, s.store.error, s.store.waiting) = (false, Some(text), waiting));
     }
 }
