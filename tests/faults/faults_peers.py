@@ -42,9 +42,10 @@ def hostile_zookeeper(scene, mood, away=True, connections=15):
     server.turn(mood)
     if away:
         eventually(lambda: not watched(scene).status()["source"]["connected"], timeout=15)
-    before = fakes.cpu(scene.node.process.pid)
+    before, reads = fakes.cpu(scene.node.process.pid), server.reads
     came = server.came_within(5)
     assert came <= connections, f"{came} connections in 5 s"
+    assert server.reads - reads <= 60, f"{server.reads - reads} reads in 5 s"
     assert fakes.cpu(scene.node.process.pid) - before < 2.5 * kit.PATIENCE
     watched(scene)
     drift_is_repaired(scene)

@@ -145,7 +145,8 @@ async fn follow(
 
 async fn get(session: &mut Session, path: &str, watch: bool) -> Result<(Bytes, Stat), Trouble> {
     let mut reply = session.call(Op::GetData, Writer::default().text(&session.full(path)).flag(watch)).await?;
-    let bytes = reply.buffer()?;
+    // It stays for long; what it was read into need not.
+    let bytes = Bytes::copy_from_slice(&reply.buffer()?);
     Ok((bytes, Stat::read(&mut reply)?))
 }
 
