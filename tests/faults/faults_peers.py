@@ -271,12 +271,12 @@ def giant_owner(scene):
     stores(scene)
 
 
-def hostile_redis(scene, mood, connections=12, memory=MEMORY, sentinel=False):
+def hostile_redis(scene, mood, connections=12, memory=MEMORY, sentinel=False, cluster=False):
     """A Redis turns bad for a while and good again: no slot is lost, memory and connections are bounded."""
     server = fakes.Redis()
     scene.callback(server.stop)
     url = f"redis+sentinel://127.0.0.1:{server.port}/cg" if sentinel else server.url
-    scene.start(scene.shares(a=100, b=50), redis={"url": url})
+    scene.start(scene.shares(a=100, b=50), redis={"url": url, "cluster": cluster})
     stores(scene)
     server.turn(mood)
     eventually(lambda: not watched(scene).status()["store"]["connected"], timeout=15)
