@@ -22,6 +22,8 @@ use crate::client_tls;
 
 /// A hung Redis answers nothing; nobody waits longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// A cluster is several servers, each asked several things before the first question.
+const REACH_ALL: Duration = Duration::from_secs(8);
 /// Commands under way at once in a cluster, where a pipeline would have to stay with one server.
 const AT_ONCE: usize = 16;
 /// The same for values, each of which may be large.
@@ -227,8 +229,8 @@ async fn cluster(info: ConnectionInfo, certificates: Option<TlsCertificates>) ->
     }
     let connecting = builder.build()?;
     match tls {
-        true => within(connecting.get_async_connection()).await.map(Link::ClusterOverTls),
-        false => within(connecting.get_async_generic_connection::<One>()).await.map(Link::Cluster),
+        true => within_time(REACH_ALL, connecting.get_async_connection()).await.map(Link::ClusterOverTls),
+        false => within_time(REACH_ALL, connecting.get_async_generic_connection::<One>()).await.map(Link::Cluster),
     }
 }
 
@@ -257,8 +259,12 @@ async fn master(sentinels: &Sentinels) -> RedisResult<String> {
 }
 
 async fn within<T>(operation: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    within_time(PATIENCE, operation).await
+}
+
+async fn within_time<T>(most: Duration, operation: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
     let timed_out = || std::io::Error::from(std::io::ErrorKind::TimedOut).into();
-    tokio::time::timeout(PATIENCE, operation).await.unwrap_or_else(|_| Err(timed_out()))
+    tokio::time::timeout(most, operation).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 fn certificates(tls: &ClientTls) -> std::io::Result<TlsCertificates> {

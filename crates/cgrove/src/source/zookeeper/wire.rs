@@ -168,8 +168,8 @@ pub(super) struct Welcome {
 impl Welcome {
     pub(super) fn read(from: &mut Reader) -> Result<Self, Malformed> {
         let (version, timeout, session, password) = (from.int()?, from.int()?, from.long()?, from.buffer()?);
-        // Servers before 3.4 say nothing of being read-only; we do not ask for that.
-        let known = version == 0 && timeout >= 0 && password.len() <= 64 && from.0.len() <= 1;
+        // What follows says whether it is read-only, which we do not ask for; servers before 3.4 do not say that.
+        let known = version == 0 && timeout >= 0 && password.len() <= 64 && from.0.len() <= 64;
         if known { Ok(Self { timeout, session, password }) } else { Err(Malformed) }
     }
 }
