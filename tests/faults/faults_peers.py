@@ -44,9 +44,10 @@ def hostile_zookeeper(scene, mood, away=True, connections=15):
     server.turn(mood)
     if away:
         eventually(lambda: not watched(scene).status()["source"]["connected"], timeout=15)
-    before = fakes.cpu(scene.node.process.pid)
+    before, reads = fakes.cpu(scene.node.process.pid), server.reads
     came = server.came_within(5)
     assert came <= connections, f"{came} connections in 5 s"
+    assert server.reads - reads <= 60, f"{server.reads - reads} reads in 5 s"
     assert fakes.cpu(scene.node.process.pid) - before < 2.5 * kit.PATIENCE
     watched(scene)
     drift_is_repaired(scene)
@@ -312,12 +313,12 @@ def giant_owner(scene):
     stores(scene)
 
 
-def hostile_redis(scene, mood, connections=12, memory=MEMORY, sentinel=False):
+def hostile_redis(scene, mood, connections=12, memory=MEMORY, sentinel=False, cluster=False):
     """A Redis turns bad for a while and good again: no slot is lost, memory and connections are bounded."""
     server = fakes.Redis()
     scene.callback(server.stop)
     url = f"redis+sentinel://127.0.0.1:{server.port}/cg" if sentinel else server.url
-    scene.start(scene.shares(a=100, b=50), redis={"url": url})
+    scene.start(scene.shares(a=100, b=50), redis={"url": url, "cluster": cluster})
     stores(scene)
     server.turn(mood)
     eventually(lambda: not watched(scene).status()["store"]["connected"], timeout=15)

@@ -8,6 +8,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// A larger value is none of ours: a slot of 50,000 groups has less.
+pub(super) const LARGEST: usize = 32 << 20;
+/// An answer to a question that is not for a value.
+pub(super) const SMALL: usize = 64 << 10;
 /// May always come: greetings, errors, and what answers hold beside values.
 const SLACK: usize = 256 << 10;
 

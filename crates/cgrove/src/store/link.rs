@@ -6,24 +6,28 @@ use std::time::Duration;
 
 use cgrove_config::{self as config, ClientTls, Sentinels, files};
 use futures_util::{StreamExt, stream};
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
-use redis::cluster_async::ClusterConnection;
+use redis::cluster_async::{ClusterConnection, Connect};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    RedisError, RedisResult, TlsCertificates, Value,
+    Arg, AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, Pipeline, RedisError, RedisFuture, RedisResult, TlsCertificates, Value,
 };
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::limited::{Limited, Meter};
+use super::limited::{LARGEST, Limited, Meter, SMALL};
 use crate::client_tls;
 
 /// A hung Redis answers nothing; nobody waits longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// A cluster is several servers, each asked several things before the first question.
+const REACH_ALL: Duration = Duration::from_secs(8);
 /// Commands under way at once in a cluster, where a pipeline would have to stay with one server.
 const AT_ONCE: usize = 16;
+/// The same for values, each of which may be large.
+const VALUES_AT_ONCE: usize = 4;
 
 /// A connection; cheap to clone.
 #[derive(Clone)]
@@ -31,8 +35,10 @@ pub(super) enum Link {
     One(One),
     /// With the library's own TLS, for the authorities that the host believes: nothing bounds an answer but time.
     Library(ConnectionManager),
-    /// Each key lives on a server of its own, so each command goes alone. Nothing bounds an answer but time.
-    Cluster(ClusterConnection),
+    /// Each key lives on a server of its own, so each command goes alone.
+    Cluster(ClusterConnection<One>),
+    /// Nothing bounds an answer but time.
+    ClusterOverTls(ClusterConnection),
 }
 
 impl Link {
@@ -61,15 +67,8 @@ impl Link {
     /// The answers in order, errors of single commands among them. Together they may have `most` bytes.
     pub(super) async fn run(&mut self, commands: &[Cmd], most: usize) -> RedisResult<Vec<Value>> {
         match self {
-            Self::Cluster(connection) => {
-                let alone = |command: &Cmd| {
-                    let (command, mut connection) = (command.clone(), connection.clone());
-                    async move { command.query_async(&mut connection).await }
-                };
-                let answers = stream::iter(commands.iter().map(alone).collect::<Vec<_>>()).buffered(AT_ONCE);
-                let answers: Vec<RedisResult<Value>> = answers.collect().await;
-                answers.into_iter().collect()
-            }
+            Self::Cluster(connection) => each(connection, commands).await,
+            Self::ClusterOverTls(connection) => each(connection, commands).await,
             _ => self.run_on_one(commands, most).await,
         }
     }
@@ -88,8 +87,28 @@ impl Link {
             }
             Self::Library(manager) => pipe.query_async(manager).await,
             Self::Cluster(connection) => pipe.query_async(connection).await,
+            Self::ClusterOverTls(connection) => pipe.query_async(connection).await,
         }
     }
+}
+
+/// Some at once: each waits for a server of its own.
+async fn each<C>(connection: &C, commands: &[Cmd]) -> RedisResult<Vec<Value>>
+where
+    C: ConnectionLike + Clone + Send + Sync,
+{
+    let alone = |command: &Cmd| {
+        let (command, mut connection) = (command.clone(), connection.clone());
+        async move { command.query_async(&mut connection).await }
+    };
+    let at_once = if commands.first().is_some_and(is_for_a_value) { VALUES_AT_ONCE } else { AT_ONCE };
+    let answers = stream::iter(commands.iter().map(alone).collect::<Vec<_>>()).buffered(at_once);
+    let answers: Vec<RedisResult<Value>> = answers.collect().await;
+    answers.into_iter().collect()
+}
+
+fn is_for_a_value(command: &Cmd) -> bool {
+    matches!(command.args_iter().next(), Some(Arg::Simple(b"GET")))
 }
 
 /// One server, over a connection that takes no more than was asked for.
@@ -138,6 +157,50 @@ impl One {
     }
 }
 
+/// What the cluster's client asks of one of its servers.
+impl ConnectionLike for One {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        let asked = self.meter.ask(if is_for_a_value(command) { LARGEST } else { SMALL });
+        let answer = self.connection.req_packed_command(command);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(asked);
+            answer
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        let asked = self.meter.ask(SMALL);
+        let answers = self.connection.req_packed_commands(pipeline, offset, count);
+        Box::pin(async move {
+            let answers = answers.await;
+            drop(asked);
+            answers
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
+}
+
+impl Connect for One {
+    fn connect_with_config<'a, T>(info: T, _: AsyncConnectionConfig) -> RedisFuture<'a, Self>
+    where
+        T: IntoConnectionInfo + Send + 'a,
+    {
+        Box::pin(async move {
+            let opened = within(Self::open(&info.into_connection_info()?, None)).await?;
+            opened.ok_or_else(|| (ErrorKind::InvalidClientConfig, "a server of the cluster wants TLS").into())
+        })
+    }
+}
+
 async fn tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
     stream.set_nodelay(true)?;
@@ -158,13 +221,17 @@ fn library(info: ConnectionInfo, certificates: Option<TlsCertificates>) -> Redis
 }
 
 async fn cluster(info: ConnectionInfo, certificates: Option<TlsCertificates>) -> RedisResult<Link> {
+    let tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
     let mut builder =
         ClusterClientBuilder::new([info]).retries(1).connection_timeout(PATIENCE).response_timeout(PATIENCE);
     if let Some(certificates) = certificates {
         builder = builder.certs(certificates);
     }
     let connecting = builder.build()?;
-    within(connecting.get_async_connection()).await.map(Link::Cluster)
+    match tls {
+        true => within_time(REACH_ALL, connecting.get_async_connection()).await.map(Link::ClusterOverTls),
+        false => within_time(REACH_ALL, connecting.get_async_generic_connection::<One>()).await.map(Link::Cluster),
+    }
 }
 
 /// The master's URL, by the first sentinel that knows it.
@@ -192,8 +259,12 @@ async fn master(sentinels: &Sentinels) -> RedisResult<String> {
 }
 
 async fn within<T>(operation: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    within_time(PATIENCE, operation).await
+}
+
+async fn within_time<T>(most: Duration, operation: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
     let timed_out = || std::io::Error::from(std::io::ErrorKind::TimedOut).into();
-    tokio::time::timeout(PATIENCE, operation).await.unwrap_or_else(|_| Err(timed_out()))
+    tokio::time::timeout(most, operation).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 fn certificates(tls: &ClientTls) -> std::io::Result<TlsCertificates> {

@@ -14,6 +14,7 @@ use redis::{
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::limited::{LARGEST, SMALL};
 use super::link::{Link, PATIENCE};
 use super::packing::{Unpacked, pack, unpack};
 use crate::clock::now;
@@ -27,10 +28,6 @@ pub(super) const BATCH: usize = 16;
 const MANY: usize = 256;
 /// In a cluster each is a question of its own.
 const MANY_IN_A_CLUSTER: usize = 64;
-/// A larger value is none of ours: a slot of 50,000 groups has less.
-const LARGEST: usize = 32 << 20;
-/// An answer to a question that is not for a value.
-const SMALL: usize = 64 << 10;
 /// The longest name of a node that is told whole.
 const NAME: usize = 256;
 /// Bytes in one pipeline: a slow link must get it through in time.
