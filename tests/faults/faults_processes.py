@@ -1,5 +1,6 @@
 """Pid files that lie, processes that fork, die and come back under another's number."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -36,6 +37,8 @@ def file_of(scene, victim, what):
             os.chown(path, 65534, 65534)
         case "symlink":
             os.symlink(node.pid_file("target.pid", victim.pid), path)
+        case "users-directory" | "users-link" | "open-directory":
+            return in_directory(node.directory / "theirs", victim, what)
         case "fifo":
             os.mkfifo(path)
         case "device":
@@ -45,6 +48,73 @@ def file_of(scene, victim, what):
         case _:
             raise KeyError(what)
     return str(path)
+
+
+def in_directory(theirs, victim, what):
+    """Root's own pid file, where others decide what the path means."""
+    root_s = theirs / "root-s"
+    root_s.mkdir(parents=True)
+    (root_s / "x.pid").write_text(f"{victim.pid}\n")
+    match what:
+        case "users-directory":
+            os.chown(theirs, 65534, 65534)
+        case "open-directory":
+            theirs.chmod(0o777)
+        case "users-link":
+            (theirs / "link").symlink_to(root_s)
+            os.lchown(theirs / "link", 65534, 65534)
+            return str(theirs / "link/x.pid")
+    return str(root_s / "x.pid")
+
+
+def behind_a_link(scene):
+    """A glob shows nothing of what lies behind a user's link, and root's links are followed as ever."""
+    victim, named = scene.process("sleep", "600"), scene.process("sleep", "600")
+    scene.members.add(named.pid)
+    at = kit.real_place(victim.pid)
+    hidden = scene.node.directory / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "customer.pid").write_text("hello\n")
+    (hidden / "x.pid").write_text(f"{victim.pid}\n")
+    spool, real = scene.node.directory / "spool", scene.node.directory / "real"
+    spool.mkdir()
+    real.mkdir()
+    (real / "y.pid").write_text(f"{named.pid}\n")
+    (spool / "a").symlink_to(hidden)
+    os.lchown(spool / "a", 65534, 65534)
+    (spool / "b").symlink_to(real)
+    scene.start(scene.shares(a=100), pid_files={"a": [f"{spool}/*/*.pid"]})
+    eventually(lambda: inside(scene, named.pid, "/a"))
+    assert kit.real_place(victim.pid) == at and "customer" not in json.dumps(scene.node.status())
+
+
+def filled_directory(scene):
+    """A user fills his directory with pid files: those in the other directories of the pattern still count."""
+    named = scene.process("sleep", "600")
+    scene.members.add(named.pid)
+    spool = scene.node.directory / "spool"
+    for name, count in (("a", 1200), ("b", 1)):
+        (spool / name).mkdir(parents=True)
+        for n in range(count):
+            (spool / name / f"{n}.pid").write_text("hello\n" if name == "a" else f"{named.pid}\n")
+    scene.start(scene.shares(a=100), pid_files={"a": [f"{spool}/*/*.pid"]})
+    eventually(lambda: inside(scene, named.pid, "/a"))
+    assert any("1,000 files match" in p for p in scene.node.status()["tasks"]["problems"])
+
+
+def set_user_id(scene):
+    """A set-user-ID program has the arguments of whoever began it: a rule for root's command lines is not about it."""
+    line = "exec -a 'job --maintenance' "
+    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+    theirs = scene.process(*user, "bash", "-c", line + "su root", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    eventually(lambda: "maintenance" in pathlib.Path(f"/proc/{theirs.pid}/cmdline").read_text() and pathlib.Path(f"/proc/{theirs.pid}").stat().st_uid == 0)
+    at = kit.real_place(theirs.pid)
+    roots = scene.process("bash", "-c", line + "sleep 600")
+    scene.members.add(roots.pid)
+    rule = {"user": "root", "cmdline": "job --maintenance*"}
+    scene.start({"controllers": ["cpu", "cpuacct"], "groups": {"a": {"knobs": {"cpu.weight": 10}, "processes": [rule]}}})
+    eventually(lambda: inside(scene, roots.pid, "/a"))
+    assert kit.real_place(theirs.pid) == at and theirs.poll() is None
 
 
 def not_believed(scene, what):

@@ -327,6 +327,49 @@ def renamed_all_the_time(scene):
         assert pid in map(int, (root_s / "cgroup.procs").read_text().split())
 
 
+def named_like_a_leaf(scene):
+    """v1: root's group that a user renames to what v2's leaves are called stays as any other does."""
+    if kit.V2:
+        return
+    running(scene, groups(a={"cpu.weight": 10}, b={"cpu.weight": 5}))
+    delegate(scene, "/a")
+    pid, _ = theirs(scene, "/a/byhand")
+    nobody(RENAME, "byhand", "_tasks", *[scene.node.group(c, "/a") for c in CONTROLLERS])
+    scene.node.write_tree(groups(b={"cpu.weight": 5}))
+    eventually(lambda: any(n["group"] == "/a" for n in scene.node.status()["plan"]["notes"]))
+    time.sleep(1)
+    assert stays(scene, "/a/_tasks", pid, kit.real_place(pid)) and kit.real_place(pid).endswith("/a/_tasks")
+
+
+def leaf_of_a_user(scene):
+    """v2: nobody is put into a leaf that a user made, where he may freeze and kill it."""
+    if not kit.V2:
+        return
+    named = scene.process("sleep", "600")
+    running(scene, groups(a={"cpu.weight": 10}), pid_files={"a": scene.node.pid_file("x.pid", "")})
+    delegate(scene, "/a")
+    nobody("import os, sys; os.mkdir(sys.argv[1] + '/_tasks')", scene.node.group("cpu", "/a"))
+    scene.members.add(named.pid)
+    scene.node.pid_file("x.pid", named.pid)
+    eventually(lambda: kit.real_place(named.pid).endswith("/a"))
+    assert [n for n in scene.node.status()["plan"]["notes"] if "_tasks" in n["text"]]
+    # Root's command goes the same way.
+    shown = scene.node.run("exec", "a", "--", "cat", "/proc/self/cgroup").stdout
+    assert shown.strip().endswith("/a"), shown
+
+
+def threaded_by_a_user(scene):
+    """v2: a user spreads threads below his group: the document goes on being applied to the group itself."""
+    if not kit.V2:
+        return
+    running(scene, groups(a={"pids.max": 100}))
+    delegate(scene, "/a")
+    nobody("import os, sys; d = sys.argv[1] + '/t'; os.mkdir(d); open(d + '/cgroup.type', 'w').write('threaded')", scene.node.group("cpu", "/a"))
+    assert scene.node.read("cpu", "/a", "cgroup.type") == "domain threaded"
+    scene.node.write_tree(groups(a={"pids.max": 50}))
+    eventually(lambda: scene.node.read("cpu", "/a", "pids.max") == "50")
+
+
 def mark_removed(scene, stopped):
     """The user removes the mark of the group that he was given: it goes with the document all the same."""
     running(scene, scene.shares(a=100, b=50, c=70))

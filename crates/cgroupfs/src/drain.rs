@@ -51,6 +51,9 @@ pub(crate) fn remove(dir: &Path, members: &Members<'_>, refuge: &[PathBuf], late
 pub(crate) fn settle(tree: &Tree, group: &GroupPath, latest: Instant) -> Result<(), Fault> {
     let deadline = latest.min(Instant::now() + PATIENCE);
     let (procs, leaf) = (tree.procs(group), [tree.procs(&group.leaf())]);
+    if tree.leaf_is_theirs(group) {
+        return Err(Fault::new("settle", &tree.procs(&group.leaf()), &Errno::EPERM.into()));
+    }
     loop {
         let (moved, fault) = evacuate(&|| text(&procs), &leaf);
         match fault {

@@ -60,6 +60,7 @@ fn mend(op: &str, errno: Errno, path: &Path) -> &'static str {
             "another group has this name by now: whoever may write the directory above renames groups; it is looked at again"
         }
         ("lock", Errno::EPERM, _) => "others than root may write it: chown it to root and chmod go-w, or remove it",
+        ("settle", Errno::EPERM, _) => "a user made this leaf: remove it, so that it is made anew",
         ("keep", Errno::EPERM, _) => {
             "whoever may write this file may have been faster than our look at it, so that what it says is not remembered as \
              what the kernel makes of the value; chown the file to root, or give the value as the kernel shows it"

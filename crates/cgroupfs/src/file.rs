@@ -19,6 +19,11 @@ pub fn proc_dir(pid: i32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
 }
 
+/// Root's, or ours.
+pub(crate) fn trusted(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
+}
+
 /// What a directory is, and who may write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
@@ -46,7 +51,7 @@ impl TryFrom<&File> for Standing {
 impl From<&Stat> for Standing {
     fn from(stat: &Stat) -> Self {
         // Root's own need no further question.
-        let owner = stat.st_uid != 0 && stat.st_uid != geteuid().as_raw();
+        let owner = !trusted(stat.st_uid);
         let members = stat.st_mode & 0o020 != 0 && stat.st_gid != 0 && stat.st_gid != getegid().as_raw();
         let others = owner || members || stat.st_mode & 0o002 != 0;
         Self { inode: stat.st_ino, uid: stat.st_uid, others }

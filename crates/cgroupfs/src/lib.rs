@@ -18,6 +18,7 @@ mod drain;
 mod slow;
 
 pub mod view;
+pub mod walk;
 
 pub mod attach;
 pub mod pidfile;

@@ -198,6 +198,7 @@ pub fn lingering(host: &Host, identity: &Identity, desired: &Desired) -> Control
     others.filter(holds).flat_map(|m| m.controllers.iter()).collect()
 }
 
+const LEAF_OF_OTHERS: &str = "a user made this leaf";
 const PLANTED: &str = "it has no mark of ours, and lies in a directory whose owner may rename groups, but is not his: another \
     one may have been renamed to this name; to have it managed, remove it, so that it is made anew, or give the directory above back to root";
 
@@ -249,12 +250,16 @@ impl Walk<'_> {
         let loose = found.loose;
         let mark = match found.here(declared, way.exposed) {
             Marked::No if declared && self.may_be_planted(standing, way) => Marked::Foreign(PLANTED.into()),
+            _ if path.is_leaf() && path.up().is_some_and(|up| self.tree.leaf_is_theirs(&up)) => {
+                Marked::Foreign(LEAF_OF_OTHERS.into())
+            }
             mark => mark,
         };
         let mut group = Group { mark, inode: Some(standing.inode), exposed, ..Group::default() };
         if self.mount.version == Version::V2 && !path.is_root() {
-            group.threaded =
-                text_at(way.above, Path::new(&format!("{}/cgroup.type", way.name))).is_ok_and(|t| t.trim() != "domain");
+            // The root of a threaded subtree is a domain of its own, and anybody who may make a group below makes it one.
+            let kind = text_at(way.above, Path::new(&format!("{}/cgroup.type", way.name)));
+            group.threaded = kind.is_ok_and(|kind| !matches!(kind.trim(), "domain" | "domain threaded"));
         }
         self.values(path, way, &mut group);
         if loose {

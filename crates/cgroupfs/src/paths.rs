@@ -1,11 +1,13 @@
 //! Where things are: the only file that knows the places of the kernel's own files.
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cgrove_core::actual::Version;
 use cgrove_core::ids::GroupPath;
 
+use crate::file::trusted;
 use crate::host::{Mount, Parents, V2_LABEL};
 
 /// One hierarchy from the managed parent downwards.
@@ -57,10 +59,22 @@ impl Tree {
         self.file(group, if self.version == Version::V1 { "tasks" } else { "cgroup.procs" })
     }
 
-    /// Where the group's processes are kept: on v2 its leaf, if it has one.
+    /// Where the group's processes are kept: on v2 its leaf, if it has one that is not somebody else's.
     pub fn seat(&self, group: &GroupPath) -> GroupPath {
         let leaf = group.leaf();
-        if self.version == Version::V2 && self.dir(&leaf).is_dir() { leaf } else { group.clone() }
+        let is_seat = self.version == Version::V2 && self.dir(&leaf).is_dir() && !self.leaf_is_theirs(group);
+        if is_seat { leaf } else { group.clone() }
+    }
+
+    /// v2: the group's leaf belongs to a user who does not own what controls the group itself, so he made it: whom it
+    /// holds he may freeze and kill.
+    pub fn leaf_is_theirs(&self, group: &GroupPath) -> bool {
+        let owner = |group: &GroupPath| {
+            let control = std::fs::symlink_metadata(self.file(group, "cgroup.freeze"));
+            control.or_else(|_| std::fs::symlink_metadata(self.dir(group))).ok().map(|meta| meta.uid())
+        };
+        let others = owner(&group.leaf()).filter(|uid| !trusted(*uid));
+        self.version == Version::V2 && others.is_some() && others != owner(group)
     }
 
     /// The group below the parent that a path from the hierarchy's root means; `None` when it lies outside.

@@ -21,6 +21,9 @@ const LONGEST_STAT: usize = 2048;
 /// As much of a command line as rules see.
 const LONGEST_COMMAND: u64 = 4096;
 
+/// No user has this number (see setreuid(2)).
+const NOBODYS: u32 = u32::MAX;
+
 /// Set in a kernel thread's flags (include/linux/sched.h).
 const PF_KTHREAD: u64 = 0x0020_0000;
 const PF_EXITING: u64 = 0x0000_0004;
@@ -83,8 +86,9 @@ impl Look {
 
     fn begin(&mut self, pid: i32) {
         let dir = proc_dir(pid);
-        let uid = std::fs::metadata(&dir).map_or(u32::MAX, |m| m.uid());
-        let mut traits = Traits { uid, ..Traits::default() };
+        let uid = std::fs::metadata(&dir).map_or(NOBODYS, |m| m.uid());
+        let user = if self.needs.uid { user(&dir).unwrap_or(NOBODYS) } else { uid };
+        let mut traits = Traits { uid: user, ..Traits::default() };
         if self.needs.exe {
             match program(&dir) {
                 Program::Is(path) => traits.exe = path,
@@ -130,6 +134,20 @@ fn ask<I: Clone + Send + Sync + 'static, O: Send + 'static>(
     work: impl Fn(&I) -> O + Send + Sync + 'static,
 ) -> Vec<Result<O, Unknown>> {
     if items.is_empty() { Vec::new() } else { lane.each(items.to_vec(), key, work) }
+}
+
+/// Whose process it is by its real, effective and saved user: of a set-user-ID program, which still has the arguments
+/// of whoever began it, nobody's.
+fn user(dir: &Path) -> Option<u32> {
+    let mut buffer = [0; LONGEST_STAT];
+    let mut file = std::fs::File::open(dir.join("status")).ok()?;
+    // The line stands within the first few hundred bytes.
+    let length = file.read(&mut buffer).ok()?;
+    let text = String::from_utf8_lossy(buffer.get(..length)?);
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let mut users = line.split_ascii_whitespace().take(3).map(str::parse::<u32>);
+    let real = users.next()?.ok()?;
+    Some(if users.all(|user| user == Ok(real)) { real } else { NOBODYS })
 }
 
 fn command_line(dir: &Path) -> String {

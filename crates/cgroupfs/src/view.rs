@@ -15,7 +15,7 @@ use crate::file::proc_dir;
 /// Kept for the life of the process: later, Landlock may forbid to look at init.
 static ROOT: OnceLock<Option<OwnedFd>> = OnceLock::new();
 
-fn root() -> Option<&'static OwnedFd> {
+pub(crate) fn root() -> Option<&'static OwnedFd> {
     ROOT.get_or_init(open).as_ref()
 }
 

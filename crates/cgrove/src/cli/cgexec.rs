@@ -153,7 +153,7 @@ fn name_on_v2(
 /// Where the group's processes are kept, or will be once it is made.
 fn seat(tree: &Tree, desired: &Desired, mount: &Mount, path: &GroupPath) -> GroupPath {
     let inner = desired.groups_in(mount.controllers).any(|(p, _)| p.is_below(path));
-    if mount.version == Version::V2 && inner { path.leaf() } else { tree.seat(path) }
+    if mount.version == Version::V2 && inner && !tree.leaf_is_theirs(path) { path.leaf() } else { tree.seat(path) }
 }
 
 /// Creates these groups and what is above them, nothing else.

@@ -9,7 +9,7 @@ use super::protect::is_built_in;
 use super::prune::prune;
 use super::steps::Steps;
 use super::{Action, Approval, Note, Op, Plan, Policy};
-use crate::actual::{Actual, Hierarchy, Machine, Marked};
+use crate::actual::{Actual, Hierarchy, Machine, Marked, Version};
 use crate::desired::Desired;
 use crate::ids::{Controller, GroupPath};
 use crate::knobs::Site;
@@ -121,6 +121,11 @@ fn tune(
             note(path, None, "refused: the group is threaded (cgroup.type), so someone spreads threads over it; it and what is below is left alone".into());
             refused.push(path.clone());
             continue;
+        }
+        let foreign_leaf =
+            || hierarchy.groups.get(&path.leaf()).is_some_and(|leaf| matches!(leaf.mark, Marked::Foreign(_)));
+        if hierarchy.version == Version::V2 && foreign_leaf() {
+            note(path, None, "a user made the group _tasks in it, so nobody is put there: remove it, and it is made anew where a leaf is needed".into());
         }
         GroupPlan { hierarchy, machine: &actual.machine, policy, path, desired: group }.run(
             &mut parents,

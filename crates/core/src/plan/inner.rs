@@ -3,7 +3,7 @@
 
 use super::steps::Steps;
 use super::{Action, Op, Write};
-use crate::actual::{Group, Hierarchy, Version};
+use crate::actual::{Group, Hierarchy, Marked, Version};
 use crate::desired::Desired;
 use crate::ids::{Controller, ControllerSet, GroupPath};
 use crate::knobs::Want;
@@ -42,7 +42,10 @@ pub(super) fn prepare(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath
         steps.creates.push(act(path, Op::EnableAbove { controllers }));
     }
     let leaf = path.leaf();
-    if !hierarchy.groups.contains_key(&leaf) {
+    let there = hierarchy.groups.get(&leaf);
+    // A user's own: nobody is put there.
+    let theirs = there.is_some_and(|l| matches!(l.mark, Marked::Foreign(_)));
+    if there.is_none() {
         steps.creates.push(act(&leaf, Op::Create));
     }
     // The parent hands down everything, so that no one above can take it away; others what their groups need.
@@ -57,7 +60,7 @@ pub(super) fn prepare(desired: &Desired, hierarchy: &Hierarchy, path: &GroupPath
     let now = existing.and_then(|g| g.values.get(SUBTREE)).map_or("", String::as_str);
     if !want.matches(now, 0) {
         // The hierarchy's own root may hold processes, and holds the kernel's threads.
-        if existing.is_some_and(occupied) && !(path.is_root() && hierarchy.at_root) {
+        if existing.is_some_and(occupied) && !theirs && !(path.is_root() && hierarchy.at_root) {
             steps.creates.push(act(path, Op::Settle));
         }
         steps.creates.push(act(

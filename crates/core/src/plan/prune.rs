@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Action, Note, Op, Policy, Prune};
-use crate::actual::{Hierarchy, Marked};
+use crate::actual::{Hierarchy, Marked, Version};
 use crate::ids::GroupPath;
 
 /// Removals of one hierarchy, children first.
@@ -17,10 +17,12 @@ pub(super) fn prune(
         return Vec::new();
     }
     let kept = policy.protected.kept(hierarchy);
+    // On v1 the name means nothing.
+    let is_leaf = |path: &GroupPath| hierarchy.version == Version::V2 && path.is_leaf();
     let mut blocked: BTreeSet<GroupPath> = BTreeSet::new();
     let mut out = Vec::new();
     // Children come after their parents in the map, so walking backwards sees them first.
-    for (path, group) in hierarchy.groups.iter().rev().filter(|(p, _)| !p.is_root() && !p.is_leaf()) {
+    for (path, group) in hierarchy.groups.iter().rev().filter(|(p, _)| !p.is_root() && !is_leaf(p)) {
         if declared.contains(path) {
             continue;
         }
@@ -59,7 +61,7 @@ pub(super) fn prune(
         // Its leaf goes with it, after everything else below.
         let leaf = path.leaf();
         // By its name it is ours, also when we died between making and marking it.
-        if hierarchy.groups.get(&leaf).is_some_and(|l| !matches!(l.mark, Marked::Foreign(_))) {
+        if is_leaf(&leaf) && hierarchy.groups.get(&leaf).is_some_and(|l| !matches!(l.mark, Marked::Foreign(_))) {
             let held = held.clone();
             out.push(Action { hierarchy: hierarchy.label.clone(), group: leaf, op: Op::Remove, held });
         }

@@ -91,6 +91,18 @@ fn leaves_stay_and_go_with_their_groups() {
 }
 
 #[test]
+fn nobody_is_put_into_a_leaf_that_a_user_made() {
+    let theirs = Group { mark: Marked::Foreign("theirs".into()), ..Group::default() };
+    let a = ours(&[("cpu.weight", "49"), ("cgroup.procs", "17\n")], &[("cpu.weight", "49")]);
+    let tree = standing(&[("/a", a), ("/a/_tasks", theirs)]);
+    assert_eq!(plain(CPU, &tree), ["/a cgroup.subtree_control=+misc;+cpu", "/a/b +"]);
+    let plan = run(CPU, &tree, &Policy::default());
+    assert!(plan.notes.iter().any(|n| n.text.contains("_tasks")), "{:?}", plan.notes);
+    // It keeps its group, as any group of others does.
+    assert!(plain(r#"{"cpu": {"sub_cgroup": {"other": {}}}}"#, &tree).iter().all(|line| !line.starts_with("/a ")));
+}
+
+#[test]
 fn threaded_groups_are_left_alone_and_reported() {
     let threaded = Group { threaded: true, ..ours(&[], &[]) };
     let tree = standing(&[("/keep", threaded.clone()), ("/gone", threaded)]);
