@@ -13,6 +13,7 @@ import pytest
 import websocket
 
 import kit
+from faults_answers import *  # noqa: F403 - rows name its functions
 from faults_crowd import *  # noqa: F403 - rows name its functions
 from kit import eventually
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -264,6 +265,72 @@ def commands_read_files(scene):
         assert done.code == 78 and str(bad) in done.text and done.peak < MEMORY, (bad, done.code, done.text)
     node.config.write_text(good)
     node.start()
+
+
+def commands_read_pipes(scene):
+    """What a shell's <(...) or /dev/stdin gives is read like standard input."""
+    scene.start(scene.shares(a=100, b=50))
+    node = scene.node
+    shell = lambda words: subprocess.run(["bash", "-c", words, kit.CGROVE, node.tree, node.config, str(node.port)], capture_output=True, text=True, timeout=30 * kit.PATIENCE)
+    for words in (
+        '"$0" check <(cat "$1")',
+        'cat "$1" | "$0" check /dev/stdin',
+        '"$0" --config <(sleep 0.2; cat "$2") check',
+        '"$0" status --url ws://127.0.0.1:$3 --token-file <(echo token)',
+    ):
+        done = shell(words)
+        assert done.returncode == 0, (words, done.stderr)
+    done = shell('ulimit -v 1000000; "$0" check <(cat /dev/zero)')
+    assert done.returncode == 65 and "at most" in done.stderr, (done.returncode, done.stderr)
+
+
+def bad_file(path, what):
+    os.mkfifo(path) if what == "fifo" else path.symlink_to("/dev/zero")
+    return {"fifo": "FIFO", "zero": "a device"}[what]
+
+
+def bounded(scene):
+    """Whatever is read without end then ends the daemon, and not the machine."""
+    subprocess.run(["prlimit", f"--pid={scene.node.process.pid}", f"--as={1 << 31}"], check=True)
+
+
+def password_file(scene, what):
+    """The password's file is neither waited for nor read whole."""
+    server = scene.redis("--requirepass", "secret")
+    secret = scene.directory / "secret"
+    says = bad_file(secret, what)
+    scene.start(scene.shares(a=100, b=50), redis={"url": server.url, "password_file": str(secret)})
+    bounded(scene)
+    scene.holds()
+    error = eventually(lambda: watched(scene).status()["store"].get("error"), timeout=10)
+    assert str(secret) in error and says in error, error
+    drift_is_repaired(scene)
+    secret.unlink()
+    secret.write_text("secret\n")
+    eventually(lambda: watched(scene).status()["store"]["connected"], timeout=20)
+    assert fakes.peak(scene.node.process.pid) < MEMORY
+    quiet(scene)
+
+
+def trusted_keys(scene, what):
+    """So is a key's, while the daemon runs and when it starts."""
+    scene.start(scene.shares(a=100, b=50))
+    scene.holds()
+    bounded(scene)
+    key = scene.directory / "key.pem"
+    says = bad_file(key, what)
+    scene.node.configure(tree={"trusted_keys": [str(key)]})
+    scene.node.process.send_signal(signal.SIGHUP)
+    line = eventually(lambda: [l for l in watched(scene).log.read_text().splitlines() if "the configuration stays as it was" in l])[0]
+    assert str(key) in line and says in line, line
+    drift_is_repaired(scene)
+    assert fakes.peak(scene.node.process.pid) < MEMORY
+    assert scene.node.stop() == 0
+    done = fakes.Finished(scene.node, "run", timeout=10)
+    assert done.code == 78 and str(key) in done.text and done.peak < MEMORY, (done.code, done.peak, done.text)
+    quiet(scene)
+    scene.node.configure()
+    scene.node.start()
 
 
 # -- Redis

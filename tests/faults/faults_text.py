@@ -288,6 +288,9 @@ def hostile_daemon(scene):
 
     def answer(request):
         cmd, mark = request["cmd"], request.get("id")
+        if cmd == "unsubscribe":
+            yield {"unsubscribed": HOSTILE}
+            return
         if cmd == "subscribe":
             to = request["args"]["to"]
             yield {"id": mark, "subscribed": to}

@@ -17,6 +17,7 @@ mod plan;
 mod plot;
 mod push;
 mod reclaim;
+mod reply;
 mod runtime;
 mod sign;
 mod status;

@@ -17,13 +17,15 @@ pub const CERTIFICATES: usize = 1 << 20;
 /// Bytes of a file that may hold a document: one that is a little too large is refused by its size.
 pub const DOCUMENT: usize = cgrove_core::document::MAX_BYTES + (64 << 10);
 
+/// The kernel's file system of pipes without a name: `PIPEFS_MAGIC` of linux/magic.h.
+const PIPES: rustix::fs::FsWord = 0x5049_5045;
+
 /// The whole file. The error does not name it; `FileTooLarge` is one beyond `most` bytes.
 pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     // A device may do something when it is opened.
     regular(fs::metadata(path)?.file_type())?;
     // What took its place meanwhile is not waited for, as one would for a FIFO's writer.
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let file = opened(path)?;
     let found = file.metadata()?;
     regular(found.file_type())?;
     if found.len() > most as u64 {
@@ -34,7 +36,30 @@ pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
 
 /// The same as text.
 pub fn read_text(path: &Path, most: usize) -> io::Result<String> {
-    String::from_utf8(read(path, most)?).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8"))
+    text(read(path, most)?)
+}
+
+fn text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8"))
+}
+
+/// The whole file that a command line names. It may be a pipe that the caller made, as for `/dev/stdin` or a shell's
+/// `<(...)`: that one is waited for like standard input. A FIFO in a directory may have no writer, and is refused.
+pub fn named(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.file_type().is_fifo() {
+        return read(path, most);
+    }
+    let file = opened(path)?;
+    if rustix::fs::fstatfs(&file)?.f_type != PIPES {
+        regular(file.metadata()?.file_type())?;
+    }
+    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+    bounded(file, most)
+}
+
+/// The same as text.
+pub fn named_text(path: &Path, most: usize) -> io::Result<String> {
+    text(named(path, most)?)
 }
 
 /// Everything that comes, if that ends in time. A file may grow while it is read.
@@ -42,6 +67,12 @@ pub fn bounded(from: impl Read, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take((most as u64).saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() > most { Err(too_large(None, most)) } else { Ok(bytes) }
+}
+
+/// Std adds `O_CLOEXEC`.
+fn opened(path: &Path) -> io::Result<fs::File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 fn regular(kind: FileType) -> io::Result<()> {
@@ -85,6 +116,23 @@ mod tests {
             assert!(error.contains(what), "{path:?}: {error}");
         }
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_pipe_of_the_callers_is_read_to_its_end() {
+        let (from, mut to) = io::pipe().unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&from));
+        let writer = std::thread::spawn(move || {
+            std::thread::park_timeout(std::time::Duration::from_millis(50));
+            io::Write::write_all(&mut to, b"12345")
+        });
+        assert_eq!(named_text(Path::new(&path), 5).unwrap(), "12345");
+        writer.join().unwrap().unwrap();
+        let fifo = std::env::temp_dir().join(format!("cgrove-named-{}", std::process::id()));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = named(&fifo, 5).unwrap_err();
+        fs::remove_file(&fifo).unwrap();
+        assert!(error.to_string().contains("FIFO"), "{error}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 
 /// Reads `path` and the environment. Relative paths in the file are relative to the file.
 pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
-    let text = files::read_text(path, files::CONFIGURATION).map_err(|e| {
+    let text = files::named_text(path, files::CONFIGURATION).map_err(|e| {
         ConfigError(format!(
             "{}: {e}; name a configuration with --config FILE (config/cgrove.toml explains every setting)",
             path.display()

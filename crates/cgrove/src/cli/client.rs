@@ -8,7 +8,7 @@ use cgrove_config::{Address, Config, files};
 use futures_util::{SinkExt, StreamExt};
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{StatusCode, Uri};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -22,19 +22,25 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::args::{Args, Whom};
 use super::document;
+use super::reply::{silent, stranger, understood};
 use crate::exit::Exit;
 use crate::owner;
 use crate::ports;
 use crate::serve::Short;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A connection is made, and an answer is there, within this; pings and parts of messages do not prolong it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// A long range of a large tree takes its time.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Minutes of a large tree are one message.
-fn roomy() -> WebSocketConfig {
-    const MOST: Option<usize> = Some(1 << 30);
-    WebSocketConfig::default().max_message_size(MOST).max_frame_size(MOST)
+/// Bytes of a message: the status, a slot or a list of all the 50,000 groups that a document may have, at 1 KiB each,
+/// and some more.
+pub(super) const MOST: usize = 64 << 20;
+/// Bytes of a reply with many slots: minutes of a large tree are one message.
+const MOST_SLOTS: usize = 1 << 30;
+
+fn bounded(most: usize) -> WebSocketConfig {
+    WebSocketConfig::default().max_message_size(Some(most)).max_frame_size(Some(most))
 }
 
 trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -49,19 +55,35 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) async fn connect(args: &Args, whom: &Whom) -> Result<Self, Exit> {
+        Self::connected(args, whom, MOST).await
+    }
+
+    /// For replies with many slots. Those may take long and be large, so that a daemon first answers what it can at once,
+    /// whatever the client may ask for.
+    pub(super) async fn connect_for_slots(args: &Args, whom: &Whom) -> Result<Self, Exit> {
+        let mut client = Self::connected(args, whom, MOST_SLOTS).await?;
+        client.ask(&json!({ "cmd": "unsubscribe", "args": { "to": "slots" } })).await?;
+        Ok(client)
+    }
+
+    async fn connected(args: &Args, whom: &Whom, most: usize) -> Result<Self, Exit> {
         match &whom.url {
-            Some(url) => Self::remote(url, whom).await,
-            None => Self::local(&*document::load(args)?).await,
+            Some(url) => Self::remote(url, whom, most).await,
+            None => Self::nearby(&*document::load(args)?, most).await,
         }
     }
 
     /// This node's daemon: by root's own socket, by another unix socket, by a port, whichever is there first.
     pub(super) async fn local(config: &Config) -> Result<Self, Exit> {
+        Self::nearby(config, MOST).await
+    }
+
+    async fn nearby(config: &Config, most: usize) -> Result<Self, Exit> {
         let own = Address::Unix(ports::roots_own(config));
         let (unix, tcp): (Vec<_>, Vec<_>) = config.server.listen.iter().partition(|a| matches!(a, Address::Unix(_)));
         let mut why = Vec::new();
         for address in std::iter::once(&own).chain(unix).chain(tcp) {
-            match Self::at(address).await {
+            match Self::at(address, most).await {
                 Ok(client) => return Ok(client),
                 // Only root gets there, and only while a daemon runs.
                 Err(Unreached::Away(_)) if *address == own && !config.server.listen.is_empty() => {}
@@ -71,10 +93,11 @@ impl Client {
         Err(Exit::unavailable(format!("no daemon answers on {}; is `cgrove run` running?", why.join("; "))))
     }
 
-    async fn at(address: &Address) -> Result<Self, Unreached> {
+    async fn at(address: &Address, most: usize) -> Result<Self, Unreached> {
         let attempt = async {
             let (stream, trusted) = reach(address).await?;
-            let greeted = tokio_tungstenite::client_async_with_config("ws://localhost/", stream, Some(roomy())).await;
+            let greeted =
+                tokio_tungstenite::client_async_with_config("ws://localhost/", stream, Some(bounded(most))).await;
             // Whoever answered has accepted the connection by now.
             match trusted.check() {
                 Err(Unreached::Untold) if greeted.is_err() => {}
@@ -96,7 +119,7 @@ impl Client {
         Ok(Self { socket, place: address.to_string() })
     }
 
-    async fn remote(url: &str, whom: &Whom) -> Result<Self, Exit> {
+    async fn remote(url: &str, whom: &Whom, most: usize) -> Result<Self, Exit> {
         let wrong =
             |why: &str| Exit::usage(format!("--url {url}: {why}; it has the form ws://HOST:PORT or wss://HOST:PORT"));
         let uri: Uri = url.parse().map_err(|_| wrong("not an address"))?;
@@ -105,7 +128,7 @@ impl Client {
         };
         let mut request = url.into_client_request().map_err(|e| wrong(&e.to_string()))?;
         if let Some(file) = &whom.token_file {
-            let token = files::read_text(file, files::SECRET)
+            let token = files::named_text(file, files::SECRET)
                 .map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
             let token = token.lines().next().unwrap_or_default().trim();
             let value = HeaderValue::from_str(&format!("Bearer {token}"))
@@ -132,14 +155,14 @@ impl Client {
                     Box::new(connector.connect(name, tcp).await.map_err(|e| e.to_string())?)
                 }
             };
-            let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(roomy()))
+            let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(bounded(most)))
                 .await
                 .map_err(|e| match e {
-                    Error::Http(reply) if reply.status() == StatusCode::UNAUTHORIZED => {
-                        "it wants a token: --token-file FILE".to_owned()
-                    }
-                    e => e.to_string(),
-                })?;
+                Error::Http(reply) if reply.status() == StatusCode::UNAUTHORIZED => {
+                    "it wants a token: --token-file FILE".to_owned()
+                }
+                e => e.to_string(),
+            })?;
             Ok(socket)
         };
         let socket =
@@ -162,6 +185,7 @@ impl Client {
         while let Some(message) = self.socket.next().await {
             match message.map_err(|e| Exit::unavailable(format!("{}: {e}", self.place)))? {
                 Message::Text(text) => return Ok(text.as_str().to_owned()),
+                Message::Binary(_) => return Err(stranger(&self.place, "it sent a binary message")),
                 Message::Close(Some(close)) => why = format!(": {}", close.reason),
                 _ => {}
             }
@@ -171,32 +195,19 @@ impl Client {
 
     /// One request and its reply, as text.
     pub(super) async fn ask_text(&mut self, request: &Value) -> Result<String, Exit> {
-        self.send(request).await?;
-        match tokio::time::timeout(LONGEST, self.next()).await {
-            Ok(reply) => reply,
-            Err(_) => Err(Exit::unavailable(format!("{}: no answer", self.place))),
-        }
+        let patience = if request["cmd"] == "show_account" { LONGEST } else { PATIENCE };
+        let place = self.place.clone();
+        let exchange = async {
+            self.send(request).await?;
+            self.next().await
+        };
+        tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_| Err(silent(&place, patience)))
     }
 
     pub(super) async fn ask(&mut self, request: &Value) -> Result<Value, Exit> {
-        understood(&self.ask_text(request).await?)
+        let text = self.ask_text(request).await?;
+        understood(&self.place, request["cmd"].as_str().unwrap_or_default(), &text)
     }
-}
-
-/// A reply; what the daemon calls an error is one.
-pub(super) fn understood(text: &str) -> Result<Value, Exit> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|e| Exit::unavailable(format!("the reply is not JSON: {e}")))?;
-    match value.get("error") {
-        Some(error) => Err(Exit::unavailable(error.as_str().unwrap_or_default().to_owned())),
-        None => Ok(value),
-    }
-}
-
-/// What the daemon says of a request, in the words of the command line.
-pub(super) fn typed(error: Exit) -> Exit {
-    let words = [("args.nr_slot", "--slots"), ("args.nr", "--number"), ("args.", "--")];
-    Exit::usage(words.into_iter().fold(error.message, |text, (theirs, ours)| text.replace(theirs, ours)))
 }
 
 async fn in_time<T>(attempt: impl Future<Output = Result<T, String>>) -> Result<T, String> {
@@ -269,7 +280,7 @@ fn authority(whom: &Whom) -> Result<TlsConnector, Exit> {
         whom.ca.as_ref().ok_or_else(|| Exit::usage("wss:// needs --ca FILE: who signed its certificate".into()))?;
     let bad = |why: String| Exit::no_input(format!("{}: {why}", file.display()));
     let mut roots = RootCertStore::empty();
-    let pem = files::read(file, files::CERTIFICATES).map_err(|e| bad(e.to_string()))?;
+    let pem = files::named(file, files::CERTIFICATES).map_err(|e| bad(e.to_string()))?;
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         roots.add(certificate.map_err(|e| bad(e.to_string()))?).map_err(|e| bad(e.to_string()))?;
     }

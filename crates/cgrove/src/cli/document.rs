@@ -34,7 +34,10 @@ pub(super) fn find(args: &Args, tree: Option<&str>) -> Result<Found, Exit> {
             let bytes = files::bounded(std::io::stdin(), files::DOCUMENT).map_err(|e| unread("standard input", &e))?;
             Ok(Found { bytes: bytes.into(), place: "standard input".into() })
         }
-        Some(path) => read(Path::new(path)),
+        Some(path) => {
+            let path = Path::new(path);
+            found(path, files::named(path, files::DOCUMENT))
+        }
         None => from_source(&*load(args)?),
     }
 }
@@ -48,8 +51,8 @@ pub(super) fn load(args: &Args) -> Result<Arc<Config>, Exit> {
     Ok(args.global.loaded.get_or_init(|| config).clone())
 }
 
-fn read(path: &Path) -> Result<Found, Exit> {
-    let bytes = files::read(path, files::DOCUMENT).map_err(|e| unread(&path.display().to_string(), &e))?;
+fn found(path: &Path, bytes: io::Result<Vec<u8>>) -> Result<Found, Exit> {
+    let bytes = bytes.map_err(|e| unread(&path.display().to_string(), &e))?;
     Ok(Found { bytes: bytes.into(), place: path.display().to_string() })
 }
 
@@ -99,7 +102,7 @@ fn load_kept(config: &Config) -> Result<Option<Kept>, String> {
 
 fn read_source(config: &Config) -> Result<Found, Exit> {
     match config.tree.source {
-        SourceKind::File => read(&config.tree.path),
+        SourceKind::File => found(&config.tree.path, files::read(&config.tree.path, files::DOCUMENT)),
         SourceKind::ZooKeeper => {
             let place = zookeeper::place(&config.zookeeper);
             match in_runtime(zookeeper::read_once(&config.zookeeper))? {

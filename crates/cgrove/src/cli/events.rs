@@ -6,9 +6,10 @@ use cgrove_core::event::{Kind, Weight};
 use serde_json::{Value, json};
 
 use super::args::{Args, EventsArgs};
-use super::client::{Client, typed, understood};
+use super::client::{Client, MOST, PATIENCE};
 use super::feed::{Feed, Told};
 use super::groups::{self, Unknown};
+use super::reply::{SUBSCRIPTION, silent, stranger, typed, understood};
 use super::runtime::in_runtime;
 use crate::exit::Exit;
 use crate::term::{self, Paint};
@@ -86,16 +87,29 @@ impl Known {
     ) -> Result<Vec<Value>, Exit> {
         let request =
             json!({ "cmd": "get_events", "id": "before", "args": { "nr": most, "group": group, "kinds": kinds } });
-        client.send(&request).await?;
-        let mut early = Vec::new();
+        let place = client.place().to_owned();
+        let (message, early) = tokio::time::timeout(PATIENCE, Self::reply(client, &request))
+            .await
+            .unwrap_or_else(|_| Err(silent(&place, PATIENCE)))?;
+        let mut new = self.unseen(&message["events"]);
+        early.iter().for_each(|e| new.extend(self.unseen(&e["events"])));
+        Ok(new)
+    }
+
+    /// The reply, and what a subscription told before it.
+    async fn reply(client: &mut Client, request: &Value) -> Result<(Value, Vec<Value>), Exit> {
+        client.send(request).await?;
+        let (mut early, mut bytes) = (Vec::new(), 0);
         loop {
-            let message = understood(&client.next().await?).map_err(typed)?;
-            if message["id"] == "before" {
-                let mut new = self.unseen(&message["events"]);
-                early.iter().for_each(|e: &Value| new.extend(self.unseen(&e["events"])));
-                return Ok(new);
+            let text = client.next().await?;
+            bytes += text.len();
+            if bytes > MOST {
+                return Err(stranger(client.place(), "it sends other messages without end and does not answer"));
             }
-            early.push(message);
+            match understood(client.place(), SUBSCRIPTION, &text) {
+                Ok(message) => early.push(message),
+                Err(_) => return Ok((understood(client.place(), "get_events", &text).map_err(typed)?, early)),
+            }
         }
     }
 }

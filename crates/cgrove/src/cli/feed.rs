@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::args::{Args, Whom};
-use super::client::{Client, typed, understood};
+use super::client::Client;
+use super::reply::{SUBSCRIPTION, typed, understood};
 use crate::exit::Exit;
 use crate::term;
 
@@ -42,7 +43,7 @@ impl<'a> Feed<'a> {
     /// Waits for as long as it takes.
     pub(super) async fn next(&mut self) -> Result<Told, Exit> {
         match self.client.next().await {
-            Ok(text) => understood(&text).map(Told::Message),
+            Ok(text) => understood(self.client.place(), SUBSCRIPTION, &text).map(Told::Message),
             Err(lost) => {
                 term::err(&format!("cgrove: {}; trying again each second", lost.message));
                 self.client = loop {

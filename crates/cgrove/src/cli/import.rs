@@ -45,7 +45,7 @@ fn libcgroup(files: &[PathBuf]) -> Result<Imported, Exit> {
     }
     let mut texts = Vec::new();
     for file in files {
-        let text = bounded::read_text(file, bounded::CONFIGURATION)
+        let text = bounded::named_text(file, bounded::CONFIGURATION)
             .map_err(|e| Exit::no_input(format!("{}: {e}", file.display())))?;
         texts.push((file.display().to_string(), text));
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::args::{Args, Whom};
 use super::client::Client;
 use super::feed::{Feed, Told};
+use super::reply::{fits, stranger};
 use super::runtime::in_runtime;
 use crate::exit::Exit;
 use crate::term::{self, Page, Paint};
@@ -28,9 +29,11 @@ pub(super) fn run(args: &Args, whom: &Whom, follow: bool) -> Result<u8, Exit> {
         let mut feed = Feed::open(args, whom, client, json!({ "to": "status" })).await?;
         loop {
             // The status comes at once, also when the connection was made again.
-            if let Told::Message(message) = feed.next().await?
-                && !show(&message["value"])
-            {
+            let Told::Message(message) = feed.next().await? else { continue };
+            if !fits("get_status", &message["value"]) {
+                return Err(stranger(feed.client.place(), "what it sent is no status"));
+            }
+            if !show(&message["value"]) {
                 return Ok(0);
             }
         }

@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args, asked: &TopArgs) -> Result<u8, Exit> {
 
 /// Connected and subscribed; what was before has been asked for.
 async fn begin(args: &Args, whom: &Whom) -> Result<Client, Exit> {
-    let mut client = Client::connect(args, whom).await?;
+    let mut client = Client::connect_for_slots(args, whom).await?;
     for request in [
         json!({ "cmd": "show_account", "id": "past", "args": { "nr_slot": PAST, "rates": true } }),
         json!({ "cmd": "get_events", "id": "past events", "args": { "nr": 200 } }),

@@ -7,10 +7,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::args::{Args, UsageArgs};
-use super::client::{Client, typed, understood};
+use super::client::Client;
 use super::feed::{Feed, Told};
 use super::figures::{Figures, bytes, collect};
 use super::groups::{self, Unknown};
+use super::reply::{typed, understood};
 use super::runtime::in_runtime;
 use crate::exit::Exit;
 use crate::term::{self, Page, Paint};
@@ -20,7 +21,7 @@ pub(super) fn run(args: &Args, asked: &UsageArgs) -> Result<u8, Exit> {
         return Err(Exit::usage("--follow is of the daemon's own slots; --node is not".into()));
     }
     in_runtime(async {
-        let mut client = Client::connect(args, &asked.whom).await?;
+        let mut client = Client::connect_for_slots(args, &asked.whom).await?;
         let group = match (&asked.group, &asked.node) {
             (Some(name), None) => Some(groups::path(&mut client, name, Unknown::Refused).await?),
             (group, _) => group.clone(),
@@ -94,7 +95,7 @@ async fn raw(mut client: Client, args: &Args, asked: &UsageArgs) -> Result<u8, E
         "nr_slot": asked.slots.unwrap_or(2), "group": asked.group, "depth": asked.depth, "node": asked.node,
     } });
     let reply = client.ask_text(&request).await?;
-    let slots = understood(&reply).map_err(typed)?;
+    let slots = understood(client.place(), "show_account", &reply).map_err(typed)?;
     let last = slots.as_object().into_iter().flatten().filter_map(|(slot, _)| slot.parse().ok()).max().unwrap_or(0);
     if !term::json_text(&reply) || !asked.follow {
         return Ok(0);

@@ -83,7 +83,7 @@ pub(crate) fn serial_after(before: &[u8]) -> u64 {
 pub(crate) fn sign(document: &[u8], file: &Path, serial: u64) -> Result<Vec<u8>, String> {
     let bad =
         |why: &str| format!("{}: {why}; `openssl genpkey -algorithm ed25519 -out KEY` makes a key", file.display());
-    let pem = files::read(file, files::SECRET).map_err(|e| bad(&e.to_string()))?;
+    let pem = files::named(file, files::SECRET).map_err(|e| bad(&e.to_string()))?;
     let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|e| bad(&e.to_string()))?;
     let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|_| bad("not an Ed25519 private key"))?;
     let text = std::str::from_utf8(document).map_err(|_| "the document is not UTF-8".to_owned())?;
