@@ -246,12 +246,12 @@ impl Walk<'_> {
         let declared = self.declares(path);
         let exposed = self.mount.version == Version::V1 && (way.exposed || standing.others);
         let found = if at_root { Found::NOTHING } else { self.marks.read(path, dir, standing) };
-        let loose = found.loose;
+        let (loose, stale) = (found.loose, found.stale && !exposed);
         let mark = match found.here(declared, way.exposed) {
             Marked::No if declared && self.may_be_planted(standing, way) => Marked::Foreign(PLANTED.into()),
             mark => mark,
         };
-        let mut group = Group { mark, inode: Some(standing.inode), exposed, ..Group::default() };
+        let mut group = Group { mark, inode: Some(standing.inode), exposed, stale, ..Group::default() };
         if self.mount.version == Version::V2 && !path.is_root() {
             group.threaded =
                 text_at(way.above, Path::new(&format!("{}/cgroup.type", way.name))).is_ok_and(|t| t.trim() != "domain");
