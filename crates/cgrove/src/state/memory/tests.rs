@@ -111,7 +111,8 @@ fn an_approval_counts_only_for_the_hold_that_it_was_given_for() {
     let mut memory = Memory::new(keeper.clone(), parents("/a"));
     let approve = |digest| crate::state::approve(keeper.dir(), digest).unwrap();
     let both = BTreeSet::from([X.to_owned(), Y.to_owned()]);
-    (approve(X), approve(Y));
+    approve(X);
+    approve(Y);
     // Given while nobody ran: the source may wait for one of them.
     memory.remember(Some(&guard(false)), removals(&["/x"]), &Approval::default());
     assert_eq!(keeper.approvals(), both);
