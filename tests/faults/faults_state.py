@@ -10,8 +10,8 @@ import time
 import kit
 from faults_state_whose import anothers_document, moved_ensemble, opened_while_running, refused_directory, reload_into_anothers, two_daemons_one_directory  # noqa: F401
 from kit import eventually
-from scene import kept
-from state_scene import BEFORE, NOBODY, after, drift, gone, guard, leave, mounted, running, spoil, stand, traced
+from scene import CONTROLLERS, kept
+from state_scene import BEFORE, GOING, NOBODY, after, drift, gone, guard, leave, mounted, running, spoil, stand, traced
 
 
 # -- held removals
@@ -212,6 +212,60 @@ def approval_stays(scene):
     subprocess.run(["mount", "-o", "remount,rw,bind", approved], check=True)
     eventually(lambda: gone(scene))
     assert not (approved / digest).exists()
+
+
+def approval_of_another_hold(scene):
+    """An approval was given while nobody ran, and its document is taken back: the same mistake is held again later."""
+    few = {name: share for name, share in BEFORE.items() if name not in GOING[1:] + ["a1", "a2"]}
+    running(scene)
+    scene.node.write_tree(scene.shares(**few))
+    digest = eventually(lambda: (guard(scene) or {}).get("digest"))
+    scene.node.stop()
+    scene.node.run("approve", digest, check=0)
+    # Else what was approved is in force first.
+    (scene.node.state / "last-good.json").unlink()
+    scene.node.write_tree(scene.shares(**BEFORE))
+    scene.node.start()
+    scene.holds()
+    eventually(lambda: not (scene.node.state / "approved" / digest).exists())
+    assert f"approval {digest} is dropped" in scene.node.log.read_text()
+    scene.node.write_tree(scene.shares(**few))
+    eventually(lambda: (guard(scene) or {}).get("digest") == digest)
+    drift(scene)
+    assert stand(scene) and guard(scene)["approved"] is False
+    scene.node.run("approve", digest, check=0)
+    eventually(lambda: not scene.node.group("cpu", "/a8").exists())
+
+
+def approval_before_the_start(scene, signal_name):
+    """An approval that was given while nobody ran counts at the next start with the same document."""
+    running(scene)
+    leave(scene)
+    digest = guard(scene)["digest"]
+    scene.node.stop(getattr(signal, signal_name))
+    scene.node.run("approve", digest, check=0)
+    scene.node.start()
+    eventually(lambda: gone(scene))
+    eventually(lambda: not (scene.node.state / "approved" / digest).exists())
+
+
+def replaced_while_running(scene, how):
+    """Another directory is in the state directory's place: that is noticed with nothing to write, and the line says what helps."""
+    running(scene)
+    shutil.rmtree(scene.node.state)
+    if how == "replaced":
+        scene.node.state.mkdir(mode=0o700)
+    drift(scene)
+    if scene.node.status()["landlock"]["enforced"] == "not":
+        eventually(lambda: (scene.node.state / "lock").exists())
+    else:
+        error = eventually(lambda: scene.node.status()["state"].get("error"))
+        assert "systemctl restart cgrove" in error and "replaced under the daemon" in error, error
+    scene.restart()
+    scene.holds()
+    eventually(lambda: "error" not in scene.node.status()["state"])
+    scene.node.write_tree(scene.shares(**{k: v for k, v in BEFORE.items() if k != "a8"}))
+    eventually(lambda: not any(scene.node.group(c, "/a8").exists() for c in CONTROLLERS))
 
 
 def approvals_of_others(scene):

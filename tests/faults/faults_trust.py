@@ -502,6 +502,27 @@ def earlier_version(scene):
     eventually(lambda: not scene.node.group("cpu", "/d").exists())
 
 
+def marked_again(scene, how):
+    """Marks that are not believed any more: what is declared is ours again in every hierarchy, knobs or not, and goes later."""
+    running(scene, scene.shares(a=100, b=50, c=70))
+    scene.node.stop()
+    if how == "state lost":
+        shutil.rmtree(scene.node.state)
+    else:
+        # By an earlier version, for which this one had the tree before and after.
+        plain = {"format": 1, "instance": "cgrove", "parent": scene.parent, "files": {}}
+        for controller in CONTROLLERS:
+            for name in "abc":
+                os.setxattr(scene.node.group(controller, f"/{name}"), "user.cgrove", json.dumps(plain).encode())
+    scene.node.start()
+    scene.holds()
+    rounds(scene)
+    assert not [n for n in scene.node.status()["plan"]["notes"] if "did not make" in n["text"]]
+    assert scene.node.json("plan", check=0)["actions"] == []
+    scene.node.write_tree(scene.shares(a=100, b=50))
+    eventually(lambda: not any(scene.node.group(controller, "/c").exists() for controller in CONTROLLERS))
+
+
 def cgexec_beside_a_daemon(scene):
     """Where marks live in the state directory, that is the daemon's: `cgexec --create` leaves it alone, and the daemon marks."""
     running(scene, scene.shares(a=100, b=50), cgroup={"marks": "state_dir"})

@@ -118,13 +118,15 @@ pub struct Found {
     /// It lies where others may write: an earlier one may have been put back, so that it is to be compared with what
     /// the files say, and then kept by [`Marks::keep`].
     pub loose: bool,
+    /// Root wrote a mark of ours, which is not believed any more, and another could be written in its place.
+    pub stale: bool,
 }
 
 impl Found {
     pub(crate) const NOTHING: Self = Self::of(Marked::No);
 
     const fn of(marked: Marked) -> Self {
-        Self { marked, renamed: false, loose: false }
+        Self { marked, renamed: false, loose: false, stale: false }
     }
 
     /// Who has renamed a group in a directory that only root may write had root's rights: it is still ours. Where
@@ -201,7 +203,7 @@ impl Marks<'_> {
                     return Found::of(Marked::Ours(mark));
                 }
                 secret.missed();
-                Found::NOTHING
+                Found { stale: !secret.is_broken(), ..Found::NOTHING }
             }
             foreign => foreign,
         }

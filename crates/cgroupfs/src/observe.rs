@@ -247,7 +247,7 @@ impl Walk<'_> {
         let declared = self.declares(path);
         let exposed = self.mount.version == Version::V1 && (way.exposed || standing.others);
         let found = if at_root { Found::NOTHING } else { self.marks.read(path, dir, standing) };
-        let loose = found.loose;
+        let (loose, stale) = (found.loose, found.stale && !exposed);
         let mark = match found.here(declared, way.exposed) {
             Marked::No if declared && self.may_be_planted(standing, way) => Marked::Foreign(PLANTED.into()),
             _ if path.is_leaf() && path.up().is_some_and(|up| self.tree.leaf_is_theirs(&up)) => {
@@ -255,7 +255,7 @@ impl Walk<'_> {
             }
             mark => mark,
         };
-        let mut group = Group { mark, inode: Some(standing.inode), exposed, ..Group::default() };
+        let mut group = Group { mark, inode: Some(standing.inode), exposed, stale, ..Group::default() };
         if self.mount.version == Version::V2 && !path.is_root() {
             // The root of a threaded subtree is a domain of its own, and anybody who may make a group below makes it one.
             let kind = text_at(way.above, Path::new(&format!("{}/cgroup.type", way.name)));

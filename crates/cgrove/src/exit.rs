@@ -81,7 +81,7 @@ impl From<StateError> for Exit {
         let code = match e {
             StateError::Taken { .. } => 69,
             StateError::Unsafe { .. } | StateError::Damaged { .. } => 78,
-            StateError::Io { .. } => 77,
+            StateError::Io { .. } | StateError::Replaced { .. } => 77,
         };
         Self::new(code, e.to_string())
     }

@@ -213,7 +213,11 @@ impl Intake {
     async fn document(&mut self, fetched: Fetched, approved: bool) {
         let current = self.in_force.borrow().clone();
         let before = current.as_deref().or(self.before.as_ref());
-        if let Err((error, approve)) = self.demands.met(&fetched, before, approved) {
+        let met = self.demands.met(&fetched, before, approved);
+        // Before it is in force: what was approved for another one is gone by then.
+        let (keeper, waits) = (self.keeper.clone(), met.as_ref().err().and_then(|(_, digest)| digest.clone()));
+        elsewhere(move || keeper.document_waits(waits.as_deref())).await;
+        if let Err((error, approve)) = met {
             self.refuse(fetched.version, error, approve.clone());
             self.older = approve.map(|digest| (digest, fetched));
             return;

@@ -77,6 +77,9 @@ pub struct Group {
     pub exposed: bool,
     /// v2: its type is not `domain`: someone spreads threads here, or below a group above.
     pub threaded: bool,
+    /// Unmarked, but only for us: it carries a mark of ours that is not believed any more (the secret was lost, or a
+    /// version wrote it that did not seal), where nobody but root can have written one, or put the group there.
+    pub stale: bool,
 }
 
 /// What the mark says.
@@ -99,6 +102,11 @@ impl Hierarchy {
 }
 
 impl Group {
+    /// It was ours, and is to be marked again where it is declared, whether or not there is a knob to write.
+    pub fn is_stale(&self) -> bool {
+        self.stale && self.mark == Marked::No
+    }
+
     pub fn ours(&self) -> Option<&Mark> {
         match &self.mark {
             Marked::Ours(mark) => Some(mark),

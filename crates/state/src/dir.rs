@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +37,8 @@ pub struct StateDir {
     path: Arc<Path>,
     /// Files that are known to be on the disk, and not only in the kernel's memory.
     durable: Arc<Mutex<HashSet<String>>>,
+    /// The directory as it was first opened, or last written; open, so that no other one gets its inode number.
+    home: Arc<Mutex<Option<File>>>,
 }
 
 impl StateDir {
@@ -44,7 +46,7 @@ impl StateDir {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         // Component by component: a slash at the end would have a link followed.
         let path: PathBuf = path.into().components().collect();
-        Self { path: path.into(), durable: Arc::default() }
+        Self { path: path.into(), durable: Arc::default(), home: Arc::default() }
     }
 
     #[must_use]
@@ -60,7 +62,7 @@ impl StateDir {
 
     /// Makes the directory where it is missing, and refuses one that somebody else could write or replace.
     pub fn prepare(&self) -> Result<(), StateError> {
-        self.open_or_make()?;
+        self.open_or_make().map_err(|e| self.explained(e))?;
         check::above(&self.path)
     }
 
@@ -71,7 +73,9 @@ impl StateDir {
 
     /// Takes the directory for this process, and clears away what an earlier one left unfinished.
     pub fn lock(&self) -> Result<StateLock, StateError> {
-        let lock = lock::lock(&self.open_or_make()?, &self.path)?;
+        let dir = self.open_or_make().map_err(|e| self.explained(e))?;
+        let lock = lock::lock(&dir, &self.path).map_err(|e| self.explained(e))?;
+        self.settle(&dir);
         for name in self.names().unwrap_or_default().iter().filter(|n| n.ends_with(UNFINISHED)) {
             let _ = self.remove(name);
         }
@@ -118,6 +122,10 @@ impl StateDir {
 
     /// Like `put`, for a file that has a format of its own.
     pub fn put_raw(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        self.replace(name, bytes).map_err(|e| self.explained(e))
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let path = self.file(name)?;
         if bytes.len() as u64 > check::MOST_BYTES {
             return Err(StateError::damaged(&path, format!("would have more than {} bytes", check::MOST_BYTES)));
@@ -145,6 +153,7 @@ impl StateDir {
         }
         self.sync(&dir)?;
         self.set_durable(name, true);
+        self.settle(&dir);
         Ok(())
     }
 
@@ -156,7 +165,7 @@ impl StateDir {
         match unlinkat(&dir, name, AtFlags::empty()) {
             Err(Errno::NOENT) if self.is_durable(name) => return Ok(()),
             Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => return Err(StateError::io("remove", &path, e)),
+            Err(e) => return Err(self.explained(StateError::io("remove", &path, e))),
         }
         self.set_durable(name, false);
         self.sync(&dir)?;
@@ -203,7 +212,36 @@ impl StateDir {
             Err(e) => return Err(StateError::io("open", &self.path, e)),
         };
         check::directory(&self.path, &dir.metadata().map_err(|e| StateError::io("look at", &self.path, e))?)?;
+        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+        if home.is_none() {
+            *home = dir.try_clone().ok();
+        }
+        drop(home);
         Ok(Some(dir))
+    }
+
+    /// From now on the directory is this one: it could be written.
+    fn settle(&self, dir: &File) {
+        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = home.as_ref().and_then(|home| identity(home.metadata()));
+        if known.is_none() || known != identity(dir.metadata()) {
+            *home = dir.try_clone().ok();
+        }
+    }
+
+    /// A refusal is no matter of owner and mode where the directory is not the one that was opened before.
+    fn explained(&self, e: StateError) -> StateError {
+        let home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(before) = home.as_ref().and_then(|home| identity(home.metadata())) else { return e };
+        match e {
+            StateError::Io { operation, path, source }
+                if source.kind() == ErrorKind::PermissionDenied
+                    && identity(fs::symlink_metadata(&self.path)) != Some(before) =>
+            {
+                StateError::Replaced { operation, file: path, dir: self.path.to_path_buf() }
+            }
+            e => e,
+        }
     }
 
     fn no_directory(&self) -> StateError {
@@ -248,6 +286,11 @@ impl StateDir {
             known.remove(name);
         }
     }
+}
+
+/// Tells one directory from another in its place.
+fn identity(found: std::io::Result<fs::Metadata>) -> Option<(u64, u64)> {
+    found.ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// Opens a file for reading, after a look at what it is: opening a FIFO or a device could block or do something.

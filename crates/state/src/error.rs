@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The kernel refused an operation.
@@ -14,6 +16,9 @@ pub enum StateError {
     /// The content is not what was written.
     #[error("{}: {why}", path.display())]
     Damaged { path: PathBuf, why: String },
+    /// The directory is another one than it was, and this process may not write the new one.
+    #[error("{operation} {}: Permission denied; {} is not the directory that was opened at the start: it was removed or replaced under the daemon, which may write only that one (Landlock); `systemctl restart cgrove` opens what is there now", file.display(), dir.display())]
+    Replaced { operation: &'static str, file: PathBuf, dir: PathBuf },
     /// Another process holds the directory.
     #[error("the state directory {} belongs to another cgrove that runs{}; stop it, or give this one a `tree.state_dir`, a `cgroup.parent` and a `server.listen` of its own", path.display(), pid.map(|p| format!(" (pid {p})")).unwrap_or_default())]
     Taken { path: PathBuf, pid: Option<i32> },
@@ -33,6 +38,7 @@ impl StateError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Io { source, .. } => source.raw_os_error(),
+            Self::Replaced { .. } => Some(Errno::ACCESS.raw_os_error()),
             _ => None,
         }
     }

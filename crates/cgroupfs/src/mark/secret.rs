@@ -180,6 +180,11 @@ impl Secret {
         self.save()
     }
 
+    /// Nothing can be sealed until somebody mends it.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.held(), Held::Broken(_))
+    }
+
     pub(super) fn is_hidden(&self) -> bool {
         matches!(self.held(), Held::Hidden)
     }

@@ -75,6 +75,7 @@ pub(super) fn apply(args: &Args, tree: Option<&str>, traces: &Traces) -> Result<
     crate::permission::check(&config)?;
     traces.begin(&config.node);
     let keeper = Keeper::open(&config.tree.state_dir)?;
+    keeper.document_waits(None);
     let mut engine = Engine::new(config.clone(), keeper.clone())?;
     let previous = previous(&config, &desired);
     engine.progress = Some(Progress::new(|done, total| term::err(&format!("cgrove: {done} of {total} actions done"))));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cgrove_state::{StateDir, StateError, StateLock};
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::known::{self, approvals};
 
@@ -81,6 +82,18 @@ struct Shared {
     approvals: Option<String>,
     turn: u64,
     ended: bool,
+    /// The directory is to be looked at, though nothing is to be written.
+    look: bool,
+    waiting: Waiting,
+}
+
+/// What approvals can be for: each waits for one digest, or for none. Unknown until it was said once.
+#[derive(Default)]
+struct Waiting {
+    /// The removals of the last round.
+    removals: Option<Option<String>>,
+    /// A document that the source does not take by itself.
+    document: Option<Option<String>>,
 }
 
 struct Pending {
@@ -172,6 +185,38 @@ impl Keeper {
         key
     }
 
+    /// The removals that wait since the last round. An approval counts for the hold that it was given for: once another
+    /// set is held, or none, it is dropped.
+    pub(crate) fn removals_wait(&self, digest: Option<&str>) {
+        self.0.inner.lock().waiting.removals = Some(digest.map(Into::into));
+        self.drop_others();
+    }
+
+    /// The same for a document that waits for an approval.
+    pub(crate) fn document_waits(&self, digest: Option<&str>) {
+        self.0.inner.lock().waiting.document = Some(digest.map(Into::into));
+        self.drop_others();
+    }
+
+    /// Not before both are known: an approval that was given while nobody ran may be for either.
+    fn drop_others(&self) {
+        let waiting = {
+            let shared = self.0.inner.lock();
+            let Waiting { removals: Some(removals), document: Some(document) } = &shared.waiting else { return };
+            [removals.clone(), document.clone()]
+        };
+        for digest in self.approvals().into_iter().filter(|d| !waiting.iter().flatten().any(|w| w == d)) {
+            warn!("approval {digest} is dropped: nothing with this digest waits any more; it does not count later");
+            self.spend(&digest);
+        }
+    }
+
+    /// Finds out soon whether the directory is still there and ours, also while nothing is to be written.
+    pub(crate) fn look(&self) {
+        self.0.inner.lock().look = true;
+        self.0.inner.work.notify_one();
+    }
+
     /// Something in the directory cannot be read, or can be again.
     pub(crate) fn set_unread(&self, error: Option<String>) {
         let mut shared = self.0.inner.lock();
@@ -248,7 +293,7 @@ impl Inner {
             if shared.ended {
                 return None;
             }
-            if !locked && again <= now {
+            if std::mem::take(&mut shared.look) || !locked && again <= now {
                 return Some(None);
             }
             let next = shared.pending.values().map(|p| p.next).chain((!locked).then_some(again)).min();

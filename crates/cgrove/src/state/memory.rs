@@ -62,6 +62,7 @@ impl Memory {
 
     /// Reads what could not be read before.
     pub(crate) fn read(&mut self) {
+        self.keeper.look();
         if self.read {
             return;
         }
@@ -136,6 +137,7 @@ impl Memory {
             }
             Some(_) => self.set_held(removals),
         }
+        self.keeper.removals_wait(guard.map(|guard| guard.digest.as_str()));
     }
 
     pub(crate) fn removed(&mut self, removal: &Removal) {

@@ -9,7 +9,7 @@ use super::protect::is_built_in;
 use super::prune::prune;
 use super::steps::Steps;
 use super::{Action, Approval, Note, Op, Plan, Policy};
-use crate::actual::{Actual, Hierarchy, Machine, Marked, Version};
+use crate::actual::{Actual, Group, Hierarchy, Machine, Marked, Version};
 use crate::desired::Desired;
 use crate::ids::{Controller, GroupPath};
 use crate::knobs::Site;
@@ -102,6 +102,7 @@ fn tune(
             &mut note,
         );
         inner::prepare(desired, hierarchy, &root, steps);
+        mark_leaf_again(hierarchy, &root, steps);
     }
     for (path, group) in desired.groups_in(hierarchy.controllers) {
         if refused.iter().any(|r| path.is_below(r)) {
@@ -137,8 +138,17 @@ fn tune(
         if inner::prepare(desired, hierarchy, path, steps) && foreign && !steps.adopts(before, path) {
             steps.creates.push(Action::new(hierarchy, path, Op::Adopt { files: Vec::new() }));
         }
+        mark_leaf_again(hierarchy, path, steps);
     }
     refused
+}
+
+/// A leaf is declared with its group.
+fn mark_leaf_again(hierarchy: &Hierarchy, path: &GroupPath, steps: &mut Steps) {
+    let leaf = path.leaf();
+    if hierarchy.groups.get(&leaf).is_some_and(Group::is_stale) {
+        steps.creates.push(Action::new(hierarchy, &leaf, Op::Adopt { files: Vec::new() }));
+    }
 }
 
 fn not_mounted(controller: Controller) -> Note {

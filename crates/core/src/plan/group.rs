@@ -94,8 +94,9 @@ impl GroupPlan<'_> {
         let (first, rest): (Vec<_>, Vec<_>) = widens.into_iter().partition(early);
         let mut widens = rest;
         let unmarked = existing.is_some_and(|g| g.mark == Marked::No);
+        let stale = existing.is_some_and(actual::Group::is_stale);
         let tuned = !first.is_empty() || !adopt.is_empty() || !narrows.is_empty() || !widens.is_empty();
-        if (unmarked && tuned && !self.path.is_root()) || !adopt.is_empty() {
+        if (unmarked && tuned && !self.path.is_root()) || stale || !adopt.is_empty() {
             steps.creates.push(Action::new(self.hierarchy, self.path, Op::Adopt { files: adopt }));
         }
         steps.creates.extend(first);

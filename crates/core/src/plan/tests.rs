@@ -121,6 +121,26 @@ fn an_existing_group_is_adopted_when_tuned() {
 }
 
 #[test]
+fn a_group_that_was_ours_is_marked_again_also_where_it_has_no_knob() {
+    let stale = |values| Group { stale: true, ..group(values) };
+    let mut actual =
+        with("cpuacct", &[("/a", stale(&[])), ("/a/b", group(&[])), ("/left", stale(&[])), ("/user", stale(&[]))]);
+    let declared = r#"{"cpu": {"sub_cgroup": {"a": {"sub_cgroup": {"b": {}}}, "user": {}}}}"#;
+    let plan = run(declared, &actual, &Policy::default());
+    assert_eq!(lines(&plan), ["cpuacct /a adopt"], "made by hand, undeclared, or another manager's");
+    actual.hierarchies[0].groups.insert(path("/a"), ours(&[], &[]));
+    assert!(run(declared, &actual, &Policy::default()).is_empty());
+    // The parent was made by us; with the knob of a group, all is one adoption.
+    actual.hierarchies = with("cpu", &[("/", stale(&[])), ("/a", stale(&[("cpu.shares", "500")]))]).hierarchies;
+    actual.hierarchies[0].at_root = false;
+    assert_eq!(lines(&run(CPU, &actual, &Policy::default())), ["cpu / adopt", "cpu /a adopt", "cpu /a/b +"]);
+    // What belongs to others stays theirs.
+    let foreign = Group { mark: Marked::Foreign("x".into()), ..stale(&[]) };
+    let actual = with("cpuacct", &[("/a", foreign), ("/a/b", ours(&[], &[]))]);
+    assert!(run(CPU, &actual, &Policy::default()).is_empty());
+}
+
+#[test]
 fn what_the_kernel_kept_is_not_drift() {
     let mut a = ours(&[("cpu.shares", "499")], &[]);
     if let Marked::Ours(mark) = &mut a.mark {

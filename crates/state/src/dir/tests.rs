@@ -13,6 +13,24 @@ impl Place {
     }
 }
 
+#[test]
+fn a_directory_in_the_place_of_another_is_told_from_one_that_may_not_be_written() {
+    let (_place, state) = Place::new("replaced");
+    let denied = || state.explained(StateError::io("make", &state.path().join("x"), Errno::ACCESS));
+    assert!(matches!(denied(), StateError::Io { .. }), "never opened");
+    state.prepare().unwrap();
+    assert!(denied().to_string().contains("needs a directory that cgrove's user may write"));
+    fs::remove_dir(state.path()).unwrap();
+    assert!(matches!(denied(), StateError::Replaced { .. }));
+    fs::create_dir(state.path()).unwrap();
+    let why = denied();
+    assert!(matches!(why, StateError::Replaced { .. }) && why.errno() == Some(Errno::ACCESS.raw_os_error()));
+    assert!(why.to_string().contains("systemctl restart cgrove"));
+    // Where it may be written all the same, it is the one from now on.
+    state.put("x", b"1").unwrap();
+    assert!(matches!(denied(), StateError::Io { .. }));
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);

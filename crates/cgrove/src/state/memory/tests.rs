@@ -106,6 +106,29 @@ fn an_approval_is_used_before_it_counts() {
 }
 
 #[test]
+fn an_approval_counts_only_for_the_hold_that_it_was_given_for() {
+    let (_place, keeper) = Place::new("others");
+    let mut memory = Memory::new(keeper.clone(), parents("/a"));
+    let approve = |digest| crate::state::approve(keeper.dir(), digest).unwrap();
+    let both = BTreeSet::from([X.to_owned(), Y.to_owned()]);
+    approve(X);
+    approve(Y);
+    // Given while nobody ran: the source may wait for one of them.
+    memory.remember(Some(&guard(false)), removals(&["/x"]), &Approval::default());
+    assert_eq!(keeper.approvals(), both);
+    keeper.document_waits(Some(Y));
+    assert_eq!(keeper.approvals(), both);
+    keeper.document_waits(None);
+    assert_eq!(keeper.approvals(), BTreeSet::from([X.to_owned()]));
+    // What was held is not asked for any more, and later is again.
+    memory.remember(None, BTreeSet::new(), &Approval::default());
+    assert!(settled(&keeper) && keeper.approvals().is_empty());
+    assert!(!keeper.dir().inside("approved").has(X).unwrap());
+    memory.remember(Some(&guard(false)), removals(&["/x"]), &Approval::default());
+    assert!(memory.approval(None).digests.is_empty());
+}
+
+#[test]
 fn while_nothing_can_be_read_everything_is_held_and_nothing_is_forgotten() {
     let (place, _) = Place::new("unread");
     // No file system has names of this length, so it cannot be opened, whoever asks.
