@@ -37,7 +37,8 @@ pub fn to(path: &Path, last: bool) -> io::Result<Found> {
         rustix::fs::statat(&found.above, &*found.name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)
     };
     match from(here.as_fd(), path, last).and_then(|found| stands(&found).map(|_| found)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+        // Missing, or kept from us (ProtectHome=).
+        Err(e) => {
             let inits = view::root().map(|root| from(root.as_fd(), path, last).and_then(|f| stands(&f).map(|_| f)));
             inits.and_then(Result::ok).ok_or(e)
         }
