@@ -252,7 +252,9 @@ def approval_before_the_start(scene, signal_name):
 def replaced_while_running(scene, how):
     """Another directory is in the state directory's place: that is noticed with nothing to write, and the line says what helps."""
     running(scene)
-    shutil.rmtree(scene.node.state)
+    # The daemon may be writing into it.
+    aside = scene.node.state.rename(scene.directory / "aside")
+    shutil.rmtree(aside, ignore_errors=True)
     if how == "replaced":
         scene.node.state.mkdir(mode=0o700)
     drift(scene)

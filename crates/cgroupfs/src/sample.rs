@@ -178,6 +178,6 @@ pub fn descriptor_budget() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 256 };
     let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
     let limit = usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX);
-    // The rest is for clients, stores and the source.
-    limit.saturating_sub(2048).max(limit / 4)
+    // The rest is for locks, watches, clients, stores and the source.
+    limit.saturating_sub(2048).max(limit / 8)
 }

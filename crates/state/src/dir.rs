@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use data_encoding::HEXLOWER;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
@@ -37,8 +38,8 @@ pub struct StateDir {
     path: Arc<Path>,
     /// Files that are known to be on the disk, and not only in the kernel's memory.
     durable: Arc<Mutex<HashSet<String>>>,
-    /// The directory as it was first opened, or last written; open, so that no other one gets its inode number.
-    home: Arc<Mutex<Option<File>>>,
+    /// The directory as it was first opened, or last written.
+    home: Arc<Mutex<Option<Identity>>>,
 }
 
 impl StateDir {
@@ -214,7 +215,7 @@ impl StateDir {
         check::directory(&self.path, &dir.metadata().map_err(|e| StateError::io("look at", &self.path, e))?)?;
         let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
         if home.is_none() {
-            *home = dir.try_clone().ok();
+            *home = identity(dir.metadata());
         }
         drop(home);
         Ok(Some(dir))
@@ -222,17 +223,12 @@ impl StateDir {
 
     /// From now on the directory is this one: it could be written.
     fn settle(&self, dir: &File) {
-        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = home.as_ref().and_then(|home| identity(home.metadata()));
-        if known.is_none() || known != identity(dir.metadata()) {
-            *home = dir.try_clone().ok();
-        }
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = identity(dir.metadata());
     }
 
     /// A refusal is no matter of owner and mode where the directory is not the one that was opened before.
     fn explained(&self, e: StateError) -> StateError {
-        let home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(before) = home.as_ref().and_then(|home| identity(home.metadata())) else { return e };
+        let Some(before) = *self.home.lock().unwrap_or_else(PoisonError::into_inner) else { return e };
         match e {
             StateError::Io { operation, path, source }
                 if source.kind() == ErrorKind::PermissionDenied
@@ -288,9 +284,12 @@ impl StateDir {
     }
 }
 
+/// Device, inode, and when it was made, where that is known: inode numbers are used again.
+type Identity = (u64, u64, Option<SystemTime>);
+
 /// Tells one directory from another in its place.
-fn identity(found: std::io::Result<fs::Metadata>) -> Option<(u64, u64)> {
-    found.ok().map(|found| (found.dev(), found.ino()))
+fn identity(found: std::io::Result<fs::Metadata>) -> Option<Identity> {
+    found.ok().map(|found| (found.dev(), found.ino(), found.created().ok()))
 }
 
 /// Opens a file for reading, after a look at what it is: opening a FIFO or a device could block or do something.
