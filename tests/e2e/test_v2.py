@@ -98,17 +98,19 @@ def test_processes_move_aside_when_their_group_gets_children(node, processes):
 
 
 @kit.only_v2
-def test_threaded_groups_are_left_alone_and_reported(node):
+def test_threads_that_someone_spread_below_a_group_stay(node):
     node.write_tree({"controllers": ["cpu"], "groups": {"a": {}, "b": {}, "c": {}}})
     node.run("apply", check=0)
     (unified(node, "/a") / "vcpu").mkdir()
     (unified(node, "/a/vcpu") / "cgroup.type").write_text("threaded")
-    node.write_tree({"controllers": ["cpu"], "groups": {"a": {"knobs": {"cpu.weight": 7}, "groups": {"below": {}}}, "b": {"knobs": {"cpu.weight": 7}}}})
-    plan = node.run("plan", check=2).stdout
-    assert "/a: refused: the group is threaded" in plan
+    node.write_tree({"controllers": ["cpu"], "groups": {"a": {"knobs": {"cpu.weight": 7}}, "b": {"knobs": {"cpu.weight": 7}}}})
     node.run("apply", check=0)
-    assert node.read("cpu", "/a", "cpu.weight") == "100" and node.read("cpu", "/b", "cpu.weight") == "7"
-    assert unified(node, "/a/vcpu").is_dir() and not unified(node, "/a/below").exists() and not unified(node, "/c").exists()
+    # The group at their top is tuned as any other.
+    assert node.read("cpu", "/a", "cpu.weight") == "7" and node.read("cpu", "/b", "cpu.weight") == "7"
+    assert unified(node, "/a/vcpu").is_dir() and not unified(node, "/c").exists()
+    node.write_tree({"controllers": ["cpu"], "groups": {"b": {"knobs": {"cpu.weight": 7}}}})
+    node.run("apply", check=0)
+    assert unified(node, "/a/vcpu").is_dir()
 
 
 @kit.only_v2

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 import textwrap
 import time
 
@@ -368,6 +369,61 @@ def threaded_by_a_user(scene):
     assert scene.node.read("cpu", "/a", "cgroup.type") == "domain threaded"
     scene.node.write_tree(groups(a={"pids.max": 50}))
     eventually(lambda: scene.node.read("cpu", "/a", "pids.max") == "50")
+
+
+def declared_by_a_user(scene, how):
+    """A user puts a group of his own in a declared one's place: root's processes are not put there, nor commands."""
+    named = scene.process("sleep", "600")
+    scene.members.add(named.pid)
+    document = groups(a={}, b={"cpu.weight": 5})
+    document["groups"]["a"]["groups"] = {"a1": {"pid_files": [scene.node.pid_file("x.pid", named.pid if how == "renamed" else "")]}}
+    document["controllers"] = CONTROLLERS
+    running(scene, document)
+    inside = lambda: "/a/a1" in kit.real_place(named.pid)
+    if how == "renamed":
+        eventually(inside)
+    delegate(scene, "/a")
+    tops = [scene.node.group(c, "/a") for c in CONTROLLERS]
+    if how == "renamed" and not kit.V2:
+        nobody("import os, sys\nfor top in sys.argv[1:]:\n    os.rename(top + '/a1', top + '/x')\n    os.mkdir(top + '/a1')", *tops)
+    else:
+        nobody("import os, sys\nfor top in sys.argv[1:]:\n    os.rmdir(top + '/a1')\n    os.mkdir(top + '/a1')", *tops, check=how != "renamed")
+        if how == "renamed":
+            return
+        scene.node.pid_file("x.pid", named.pid)
+    eventually(lambda: any(f"pid {named.pid} " in line and "could freeze and kill it" in line for line in scene.node.status()["tasks"]["left_alone"]))
+    assert not inside()
+    result = scene.node.run("exec", "/a/a1", "--", "true")
+    assert result.returncode == 125 and "controls the group" in result.stderr, result
+
+
+SUBREAPER = """
+import ctypes, os, subprocess, sys, time
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+subprocess.Popen([sys.argv[1], "--reuid", "0", "--regid", "0", "--clear-groups", "sleep", "600"])
+time.sleep(600)
+"""
+
+
+def others_below_a_users_process(scene):
+    """A set-user-ID program that a user's process began becomes root's: it does not follow the user's pid file."""
+    directory = pathlib.Path(scene.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
+    directory.chmod(0o755)
+    tool = shutil.copy("/usr/bin/setpriv", directory / "tool")
+    os.chmod(tool, 0o4755)
+    user = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    parent = scene.process(*user, "/usr/bin/python3", "-c", SUBREAPER, tool)
+    children = pathlib.Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    child = int(eventually(lambda: children.read_text().split())[0])
+    eventually(lambda: pathlib.Path(f"/proc/{child}/comm").read_text() == "sleep\n")
+    scene.members.add(parent.pid)
+    at = kit.real_place(child)
+    file = scene.node.pid_file("x.pid", parent.pid)
+    os.chown(file, NOBODY, NOBODY)
+    scene.start(groups(a={"cpu.weight": 10}), pid_files={"a": file})
+    eventually(lambda: kit.real_place(parent.pid).endswith("/a"))
+    eventually(lambda: any(f"pid {child} " in line and "is not his" in line for line in scene.node.status()["tasks"]["left_alone"]))
+    assert kit.real_place(child) == at
 
 
 def mark_removed(scene, stopped):

@@ -11,7 +11,7 @@ use cgrove_core::plan::{Protected, is_container, unit_of};
 use nix::errno::Errno;
 use serde::Serialize;
 
-use crate::file::{Standing, proc_dir, put, text};
+use crate::file::{Standing, proc_dir, put, text, trusted};
 use crate::host::{Host, Mount, Parents, V2_LABEL};
 use crate::mark::Identity;
 use crate::paths::{Tree, cgroup_of};
@@ -141,12 +141,25 @@ struct Seen {
     cgroups: HashMap<i32, (Option<String>, OnceCell<bool>)>,
 }
 
+/// Why a process is not put into a group that a `master` controls, or does not follow whom it descends from.
+fn whose(target: &Target, master: Option<u32>) -> Option<String> {
+    let user = |pid: i32| procs::user(&proc_dir(pid));
+    let own = || user(target.process.pid);
+    if let Some(master) = master.filter(|master| own() != Some(*master)) {
+        return Some(format!("the group is user {master}'s, who could freeze and kill it"));
+    }
+    // A set-user-ID program that a user's process began.
+    let named = user(target.named).filter(|user| target.named != target.process.pid && !trusted(*user))?;
+    (own() != Some(named)).then(|| format!("it descends from user {named}'s pid {}, but is not his", target.named))
+}
+
 impl Check<'_> {
     fn run(&self, targets: &[Target], origins: &mut Origins, seen: &mut Seen, out: &mut Misplaced) {
         let seat = self.tree.seat(self.path);
         let Ok(listed) = text(&self.tree.procs(&seat)) else {
             return; // The group is not there (yet); its creation is the plan's business.
         };
+        let master = self.tree.master(&seat);
         let listed: HashSet<i32> = listed.lines().filter_map(|l| l.parse().ok()).collect();
         for target in targets {
             let process = target.process;
@@ -157,6 +170,10 @@ impl Check<'_> {
             let Some(from) = self.outside(process.pid, process.threads, &seat, seen) else {
                 continue;
             };
+            if let Some(why) = whose(target, master) {
+                out.left_alone.push(format!("pid {} stays in {from} ({}): {why}", process.pid, self.mount.label));
+                continue;
+            }
             let key = |pid| (pid, self.mount.label.clone());
             let now = seen.shelters.entry(from.clone()).or_insert_with(|| self.shelter(&from)).clone();
             if target.by_pid {

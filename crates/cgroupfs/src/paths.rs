@@ -66,15 +66,20 @@ impl Tree {
         if is_seat { leaf } else { group.clone() }
     }
 
-    /// v2: the group's leaf belongs to a user who does not own what controls the group itself, so he made it: whom it
-    /// holds he may freeze and kill.
+    /// The user, other than root and ourselves, who owns what controls a group, because he made it or was given
+    /// everything in it: whom it holds he may freeze and kill.
+    pub fn master(&self, group: &GroupPath) -> Option<u32> {
+        // Delegation gives away the directory and the lists of members; these are there in every group.
+        let control = if self.version == Version::V1 { "notify_on_release" } else { "cgroup.freeze" };
+        let found = std::fs::symlink_metadata(self.file(group, control));
+        let found = found.or_else(|_| std::fs::symlink_metadata(self.dir(group)));
+        found.ok().map(|meta| meta.uid()).filter(|uid| !trusted(*uid))
+    }
+
+    /// v2: a user who does not control the group itself made its leaf.
     pub fn leaf_is_theirs(&self, group: &GroupPath) -> bool {
-        let owner = |group: &GroupPath| {
-            let control = std::fs::symlink_metadata(self.file(group, "cgroup.freeze"));
-            control.or_else(|_| std::fs::symlink_metadata(self.dir(group))).ok().map(|meta| meta.uid())
-        };
-        let others = owner(&group.leaf()).filter(|uid| !trusted(*uid));
-        self.version == Version::V2 && others.is_some() && others != owner(group)
+        let master = || self.master(&group.leaf());
+        self.version == Version::V2 && master().is_some_and(|leaf_s| self.master(group) != Some(leaf_s))
     }
 
     /// The group below the parent that a path from the hierarchy's root means; `None` when it lies outside.

@@ -138,7 +138,7 @@ fn ask<I: Clone + Send + Sync + 'static, O: Send + 'static>(
 
 /// Whose process it is by its real, effective and saved user: of a set-user-ID program, which still has the arguments
 /// of whoever began it, nobody's.
-fn user(dir: &Path) -> Option<u32> {
+pub(crate) fn user(dir: &Path) -> Option<u32> {
     let mut buffer = [0; LONGEST_STAT];
     let mut file = std::fs::File::open(dir.join("status")).ok()?;
     // The line stands within the first few hundred bytes.

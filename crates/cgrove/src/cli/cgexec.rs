@@ -197,7 +197,12 @@ pub(super) fn exec(args: &Args, group: &str, command: &[String]) -> Result<u8, E
     let host = Host::discover(&config.cgroup.dir).map_err(|e| own(e.into()))?;
     for mount in mounts(&host, &desired, &path) {
         let tree = Tree::new(mount, config.parents());
-        let file = tree.procs(&seat(&tree, &desired, mount, &path));
+        let seat = seat(&tree, &desired, mount, &path);
+        let file = tree.procs(&seat);
+        if let Some(master) = tree.master(&seat).filter(|master| *master != nix::unistd::geteuid().as_raw()) {
+            let why = "who could freeze and kill the command: remove the group, so that it is made anew, or chown what is in it to root";
+            return Err(own(Exit::unavailable(format!("{}: user {master} controls the group, {why}", file.display()))));
+        }
         // 0 means the writer itself.
         std::fs::write(&file, "0").map_err(|e| {
             let mend = match e.kind() {
