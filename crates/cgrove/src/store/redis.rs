@@ -205,10 +205,11 @@ impl Redis {
                 let Ok(values) = self.ask(&gets, most, false).await else { return Some((out, true)) };
                 let values = values.into_iter().map(|v| redis::from_redis_value::<Option<Vec<u8>>>(v).ok().flatten());
                 for ((slot, _), stored) in batch.iter().zip(values) {
-                    let bytes = match stored.map(|stored| unpack(stored, budget)) {
+                    // What little becomes in memory is bounded as what is long.
+                    let bytes = match stored.map(|stored| unpack(stored, budget.min(LARGEST))) {
                         Some(Unpacked::Slot(bytes)) => bytes,
-                        Some(Unpacked::TooLong) => return None,
-                        Some(Unpacked::Broken) | None => continue,
+                        Some(Unpacked::TooLong) if budget <= LARGEST => return None,
+                        Some(Unpacked::TooLong | Unpacked::Broken) | None => continue,
                     };
                     budget -= bytes.len();
                     out.push((*slot, Bytes::from(bytes)));
