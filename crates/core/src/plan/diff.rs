@@ -145,6 +145,9 @@ fn tune(
 
 /// A leaf is declared with its group.
 fn mark_leaf_again(hierarchy: &Hierarchy, path: &GroupPath, steps: &mut Steps) {
+    if hierarchy.version != Version::V2 {
+        return;
+    }
     let leaf = path.leaf();
     if hierarchy.groups.get(&leaf).is_some_and(Group::is_stale) {
         steps.creates.push(Action::new(hierarchy, &leaf, Op::Adopt { files: Vec::new() }));
