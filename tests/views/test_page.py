@@ -26,7 +26,7 @@ def page(tmp_path):
     with chromium(tmp_path / "profile") as page:
         yield page
         ours = [page.url, page.url.replace("http:", "ws:")] if page.url else []
-        strangers = [u for u in page.requests() if not u.startswith(tuple(ours)) and not u.startswith(("data:", "chrome:"))]
+        strangers = [u for u in page.requests() if not u.startswith(tuple(ours)) and not u.startswith(("data:", "chrome:", "chrome-untrusted:"))]
         assert not strangers, f"asked elsewhere: {strangers}"
         unexpected = [c for c in page.complaints() if "ERR_CONNECTION_REFUSED" not in c and "WebSocket connection" not in c]
         assert not unexpected, unexpected

@@ -179,11 +179,28 @@ impl Client {
         sent.map_err(|e| Exit::unavailable(format!("{}: {e}", self.place)))
     }
 
+    /// What a daemon said before it closed a connection to which nothing can be written any more.
+    async fn last_words(&mut self) -> Option<Exit> {
+        let said = async {
+            loop {
+                if let Err(e) = self.next().await {
+                    break e;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(1), said).await.ok()
+    }
+
     /// The next message as text; waits for as long as it takes. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<String, Exit> {
         let mut why = String::new();
         while let Some(message) = self.socket.next().await {
-            match message.map_err(|e| Exit::unavailable(format!("{}: {e}", self.place)))? {
+            let message = match message {
+                // It has said why, and no longer hears our answer to that.
+                Err(_) if !why.is_empty() => break,
+                result => result.map_err(|e| Exit::unavailable(format!("{}: {e}", self.place)))?,
+            };
+            match message {
                 Message::Text(text) => return Ok(text.as_str().to_owned()),
                 Message::Binary(_) => return Err(stranger(&self.place, "it sent a binary message")),
                 Message::Close(Some(close)) => why = format!(": {}", close.reason),
@@ -198,7 +215,9 @@ impl Client {
         let patience = if request["cmd"] == "show_account" { LONGEST } else { PATIENCE };
         let place = self.place.clone();
         let exchange = async {
-            self.send(request).await?;
+            if let Err(e) = self.send(request).await {
+                return Err(self.last_words().await.unwrap_or(e));
+            }
             self.next().await
         };
         tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_| Err(silent(&place, patience)))
