@@ -353,7 +353,8 @@ def leaf_of_a_user(scene):
     scene.members.add(named.pid)
     scene.node.pid_file("x.pid", named.pid)
     eventually(lambda: kit.real_place(named.pid).endswith("/a"))
-    assert [n for n in scene.node.status()["plan"]["notes"] if "_tasks" in n["text"]]
+    scene.node.write_tree(groups(a={"cpu.weight": 11}))
+    eventually(lambda: [n for n in scene.node.status()["plan"]["notes"] if "_tasks" in n["text"]])
     # Root's command goes the same way.
     shown = scene.node.run("exec", "a", "--", "cat", "/proc/self/cgroup").stdout
     assert shown.strip().endswith("/a"), shown
@@ -363,12 +364,12 @@ def threaded_by_a_user(scene):
     """v2: a user spreads threads below his group: the document goes on being applied to the group itself."""
     if not kit.V2:
         return
-    running(scene, groups(a={"pids.max": 100}))
+    running(scene, groups(a={"cpu.weight": 10}))
     delegate(scene, "/a")
     nobody("import os, sys; d = sys.argv[1] + '/t'; os.mkdir(d); open(d + '/cgroup.type', 'w').write('threaded')", scene.node.group("cpu", "/a"))
     assert scene.node.read("cpu", "/a", "cgroup.type") == "domain threaded"
-    scene.node.write_tree(groups(a={"pids.max": 50}))
-    eventually(lambda: scene.node.read("cpu", "/a", "pids.max") == "50")
+    scene.node.write_tree(groups(a={"cpu.weight": 20}))
+    eventually(lambda: scene.node.read("cpu", "/a", "cpu.weight") == "20")
 
 
 def declared_by_a_user(scene, how):
