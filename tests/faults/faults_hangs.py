@@ -410,12 +410,18 @@ def memory_tree(scene, slow):
     return groups
 
 
+def limited(scene):
+    """A group with a memory limit, and the limit's file."""
+    scene.start(memory_tree(scene, "200M"))
+    file = scene.node.group("memory", "/slow") / limit()
+    eventually(lambda: file.read_text().strip() == str(200 << 20))
+    return file
+
+
 def slow_limit(scene):
     """The kernel is long at a memory limit: said, everything else goes on, and the limit is there in the end."""
     node = scene.node
-    scene.start(memory_tree(scene, "200M"))
-    file = node.group("memory", "/slow") / limit()
-    eventually(lambda: file.read_text().strip() == str(200 << 20))
+    file = limited(scene)
     with slowed(scene, file):
         node.write_tree(memory_tree(scene, "100M"))
         reclaiming = lambda: [n for n in node.status()["plan"]["notes"] if n["group"] == "/slow" and "still reclaiming" in n["text"]]
@@ -447,9 +453,7 @@ def slow_and_gone(scene):
 def slow_stop(scene):
     """TERM while the kernel is at a limit: the daemon ends as soon as ever."""
     node = scene.node
-    scene.start(memory_tree(scene, "200M"))
-    file = node.group("memory", "/slow") / limit()
-    eventually(lambda: file.read_text().strip() == str(200 << 20))
+    file = limited(scene)
     with slowed(scene, file):
         node.write_tree(memory_tree(scene, "100M"))
         eventually(lambda: [n for n in node.status()["plan"]["notes"] if "still reclaiming" in n["text"]])

@@ -121,19 +121,19 @@ impl<R: AsyncRead + Unpin> Frames<R> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use tokio::io::DuplexStream;
 
-    fn frame(body: &[u8]) -> Vec<u8> {
+    pub(in super::super) fn frame(body: &[u8]) -> Vec<u8> {
         [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], body].concat()
     }
 
-    fn ints(numbers: &[i32]) -> Vec<u8> {
+    pub(in super::super) fn ints(numbers: &[i32]) -> Vec<u8> {
         numbers.iter().flat_map(|n| n.to_be_bytes()).collect()
     }
 
-    fn greeting() -> Vec<u8> {
+    pub(in super::super) fn greeting() -> Vec<u8> {
         frame(&[ints(&[0, 6000, 0, 7, 16]), vec![0; 17]].concat())
     }
 

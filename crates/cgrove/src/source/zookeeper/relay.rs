@@ -228,20 +228,9 @@ async fn reach(host: &Host, tls: Option<&TlsConnector>) -> Result<Box<dyn Stream
 
 #[cfg(test)]
 mod tests {
+    use super::super::pass::tests::{frame, greeting, ints};
     use super::*;
     use tokio::net::TcpListener;
-
-    fn frame(body: &[u8]) -> Vec<u8> {
-        [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], body].concat()
-    }
-
-    fn ints(numbers: &[i32]) -> Vec<u8> {
-        numbers.iter().flat_map(|n| n.to_be_bytes()).collect()
-    }
-
-    fn greeting() -> Vec<u8> {
-        frame(&[ints(&[0, 6000, 0, 7, 16]), vec![0; 17]].concat())
-    }
 
     /// A server that greets and then says nothing: the library, left alone, ends soon, and only then the port is free.
     #[tokio::test(flavor = "multi_thread")]
